@@ -1,0 +1,113 @@
+//! One entry, as it lies on the wire, in a node's memory and in a part.
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 0..4 | CRC32C of all that follows: bytes 4..24 and the payload |
+//! | 4..8 | length of the payload |
+//! | 8..16 | timestamp, milliseconds since the Unix epoch |
+//! | 16..20 | length of the entry's headers; 0 in this version |
+//! | 20..24 | flags; 0 in this version |
+//! | 24.. | payload |
+//!
+//! All numbers are little-endian.
+
+use crate::ids::{Chain, Timestamp};
+use crate::limits::ENTRY_BYTES_MAX;
+
+/// Length of an entry's header.
+pub const ENTRY_HEADER_BYTES: usize = 24;
+
+/// The header of one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EntryHeader {
+    /// CRC32C of the rest of the header and of the payload.
+    pub crc: u32,
+    /// Length of the payload.
+    pub payload_len: u32,
+    /// When the writer took the entry.
+    pub timestamp: Timestamp,
+}
+
+/// Why bytes are not an entry.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// The payload is longer than an entry may be.
+    #[error("an entry of {len} bytes is longer than the {ENTRY_BYTES_MAX} allowed")]
+    TooLong {
+        /// The length that the header gives.
+        len: u32,
+    },
+    /// The header uses something that this version does not know.
+    #[error("entry header uses {headers_len} header bytes and flags {flags:#x}; this version knows neither")]
+    Unknown {
+        /// The length of the entry's own headers.
+        headers_len: u32,
+        /// The flags.
+        flags: u32,
+    },
+}
+
+impl EntryHeader {
+    /// The header of `payload`.
+    ///
+    /// # Panics
+    /// If the payload is longer than [`ENTRY_BYTES_MAX`]; the caller has checked.
+    #[must_use]
+    pub fn of(payload: &[u8], timestamp: Timestamp) -> Self {
+        assert!(payload.len() <= ENTRY_BYTES_MAX, "an entry of {} bytes", payload.len());
+        let mut header = Self { crc: 0, payload_len: payload.len() as u32, timestamp };
+        let fields = crc32c::crc32c(&header.encode()[4..]);
+        header.crc = crc32c::crc32c_append(fields, payload);
+        header
+    }
+
+    /// The header as bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; ENTRY_HEADER_BYTES] {
+        let mut out = [0; ENTRY_HEADER_BYTES];
+        out[0..4].copy_from_slice(&self.crc.to_le_bytes());
+        out[4..8].copy_from_slice(&self.payload_len.to_le_bytes());
+        out[8..16].copy_from_slice(&self.timestamp.0.to_le_bytes());
+        out
+    }
+
+    /// Reads a header. The CRC is the caller's to check, with the payload.
+    ///
+    /// # Errors
+    /// When it names an impossible length or something that this version does not know.
+    pub fn decode(bytes: &[u8; ENTRY_HEADER_BYTES]) -> Result<Self, EntryError> {
+        let (headers_len, flags) = (u32_at(bytes, 16), u32_at(bytes, 20));
+        if headers_len != 0 || flags != 0 {
+            return Err(EntryError::Unknown { headers_len, flags });
+        }
+        let len = u32_at(bytes, 4);
+        if len as usize > ENTRY_BYTES_MAX {
+            return Err(EntryError::TooLong { len });
+        }
+        Ok(Self { crc: u32_at(bytes, 0), payload_len: len, timestamp: Timestamp(u64_at(bytes, 8)) })
+    }
+}
+
+impl Chain {
+    /// The chain after an entry whose header has these bytes. The header holds the CRC of the
+    /// payload, so the chain covers that too.
+    #[must_use]
+    pub fn extended(self, header: &[u8; ENTRY_HEADER_BYTES]) -> Self {
+        let mut input = [0; 16 + ENTRY_HEADER_BYTES];
+        input[..16].copy_from_slice(&self.0.to_le_bytes());
+        input[16..].copy_from_slice(header);
+        Self(xxhash_rust::xxh3::xxh3_128(&input))
+    }
+}
+
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+pub(crate) fn u128_at(bytes: &[u8], at: usize) -> u128 {
+    u128::from_le_bytes(bytes[at..at + 16].try_into().expect("sixteen bytes"))
+}

@@ -1,0 +1,15 @@
+//! The protocol of the Piculet log, without a socket, a file, a clock or a random source.
+//!
+//! Every decision that safety rests on is made here, by state machines that are driven from
+//! outside: the writer of a log ([`writer`]), a node's side of it ([`replica`]), a takeover
+//! ([`recovery`]), a reader's place ([`cursor`]) and the upload of parts ([`archiver`]). The same
+//! machines run in production and under test. [`glossary`] defines the watermarks that they share.
+
+pub mod batch;
+pub mod entry;
+pub mod ids;
+pub mod limits;
+pub mod meta;
+pub mod quorums;
+pub mod time;
+pub mod wire;

@@ -1,0 +1,366 @@
+//! T2: seal a log's open segment and create the next. T2c: create one when there is none open.
+//!
+//! `next_base` in the log's record is the only source of a segment's base.
+
+use super::{
+    Key, LogRecord, Member, Record, Seal, SegmentEnd, SegmentRecord, SegmentState, Snapshot, Txn, Versioned,
+};
+use crate::ids::{Index, Level, LogId, NodeId, Revision, SegmentNumber};
+use crate::limits::{ACK_QUORUM, MEMBERS_MAX};
+use serde::{Deserialize, Serialize};
+
+/// The seal of one segment and the creation of the next; one of them may be missing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SealSegment {
+    /// The log.
+    pub log: LogId,
+    /// Its record as it was read; epoch and writer in it are mine.
+    pub read: Versioned<LogRecord>,
+    /// The segment to seal.
+    pub seal: Option<SealOne>,
+    /// The segment to create.
+    pub create: Option<CreateOne>,
+}
+
+/// The segment that is sealed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SealOne {
+    /// Its number.
+    pub segment: SegmentNumber,
+    /// Its record as it was read: open.
+    pub read: Versioned<SegmentRecord>,
+    /// Where it ends.
+    pub at: SegmentEnd,
+    /// Members that hold everything below the end, with the revision of their incarnation record.
+    pub holders: Vec<(NodeId, Revision)>,
+    /// Members whose incarnation has moved, with the revision of their incarnation record.
+    pub moved: Vec<(NodeId, Revision)>,
+    /// Its `archived` watermark as it was read.
+    pub archived: Index,
+    /// Whether this is a takeover: then no part may have started at `archived` since it was read.
+    pub recovery: bool,
+}
+
+/// The segment that is created.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CreateOne {
+    /// Its durability.
+    pub level: Level,
+    /// Its members, with the revision of their incarnation record.
+    pub ensemble: Vec<(Member, Revision)>,
+}
+
+/// Why a proposal is refused before it is tried.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the proposal is not sound: {0}")]
+pub struct Unsound(pub String);
+
+impl SealOne {
+    /// Whether everything below the end is safe from now on: enough hold it, or everybody else has
+    /// provably forgotten it.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        let holders = self.holders.len();
+        holders >= ACK_QUORUM
+            || self.archived == self.at.end
+            || holders + self.moved.len() == self.read.value.ensemble.len()
+    }
+
+    fn record(&self, by_epoch: crate::ids::Epoch) -> SegmentRecord {
+        let state = if self.archived == self.at.end {
+            SegmentState::Archived(self.at)
+        } else {
+            let holders = self.holders.iter().map(|(node, _)| node.clone()).collect();
+            SegmentState::Sealed(Seal { at: self.at, by_epoch, holders, settled: self.settled() })
+        };
+        SegmentRecord { state, ..self.read.value.clone() }
+    }
+}
+
+impl SealSegment {
+    /// The log's record and the new segment after the transaction.
+    #[must_use]
+    pub fn records(&self) -> (LogRecord, Option<(SegmentNumber, SegmentRecord)>) {
+        let mut log = self.read.value.clone();
+        if let Some(seal) = &self.seal {
+            log.next_base = seal.read.value.base.plus(seal.at.end.0);
+            log.chain = seal.at.chain;
+            log.last_timestamp = seal.at.last_timestamp;
+        }
+        let created = self.create.as_ref().map(|create| {
+            let number = log.next_segment;
+            log.next_segment = number.plus(1);
+            let record = SegmentRecord {
+                epoch: log.epoch,
+                base: log.next_base,
+                base_chain: log.chain,
+                base_timestamp: log.last_timestamp,
+                level: create.level,
+                ensemble: create.ensemble.iter().map(|(member, _)| member.clone()).collect(),
+                state: SegmentState::Open,
+            };
+            (number, record)
+        });
+        (log, created)
+    }
+
+    /// The transaction: log and segment must be as they were read, and no member that counts may
+    /// have been reborn.
+    #[must_use]
+    pub fn txn(&self) -> Txn {
+        let (log, created) = self.records();
+        let mut txn = Txn::default().when(Key::Log(self.log), self.read.revision);
+        txn = txn.put(Key::Log(self.log), Record::Log(log));
+        if let Some(seal) = &self.seal {
+            let key = Key::Segment(self.log, seal.segment);
+            txn = txn.when(key.clone(), seal.read.revision);
+            txn = txn.put(key, Record::Segment(seal.record(self.read.value.epoch)));
+            for (node, revision) in seal.holders.iter().chain(&seal.moved) {
+                txn = txn.when(Key::Incarnation(node.clone(), seal.read.value.level), *revision);
+            }
+            if seal.recovery {
+                txn = txn.when(Key::Part(self.log, seal.segment, seal.archived), Revision(0));
+            }
+        }
+        if let (Some(create), Some((number, record))) = (&self.create, created) {
+            let key = Key::Segment(self.log, number);
+            txn = txn.when(key.clone(), Revision(0)).put(key, Record::Segment(record));
+            for (member, revision) in &create.ensemble {
+                txn = txn.when(Key::Incarnation(member.node.clone(), create.level), *revision);
+            }
+        }
+        txn
+    }
+
+    /// Every key that [`check`](Self::check) wants to see.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Key> {
+        self.txn().compares.into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// Checks that the proposal is sound in itself, and true wherever the records that it names are
+    /// still the ones in `now`. It is carried out with its own compares all the same.
+    ///
+    /// # Errors
+    /// With what is wrong; such a proposal must not be carried out.
+    pub fn check(&self, now: &Snapshot) -> Result<(), Unsound> {
+        let fail = |what: String| Err(Unsound(what));
+        let key = Key::Log(self.log);
+        if now.log(&key).is_some_and(|log| log.revision == self.read.revision && log != self.read) {
+            return fail(format!("the record of log {} is not as proposed", self.log));
+        }
+        if self.seal.is_none() && self.create.is_none() {
+            return fail("it neither seals nor creates".to_owned());
+        }
+        if let Some(seal) = &self.seal {
+            self.check_seal(seal, now)?;
+        }
+        let Some(create) = &self.create else { return Ok(()) };
+        let members = create.ensemble.len();
+        if !(ACK_QUORUM..=MEMBERS_MAX).contains(&members) {
+            return fail(format!("an ensemble of {members} members"));
+        }
+        for (at, (member, revision)) in create.ensemble.iter().enumerate() {
+            if create.ensemble[..at].iter().any(|(other, _)| other.node == member.node) {
+                return fail(format!("node {} is in the ensemble twice", member.node));
+            }
+            let key = Key::Incarnation(member.node.clone(), create.level);
+            let current = now.incarnation(&key);
+            if current.is_some_and(|c| c.revision == *revision && c.value.incarnation != member.incarnation) {
+                return fail(format!("node {} is not in incarnation {}", member.node, member.incarnation));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_seal(&self, seal: &SealOne, now: &Snapshot) -> Result<(), Unsound> {
+        let fail = |what: String| Err(Unsound(what));
+        let number = seal.segment;
+        let current = now.segment(&Key::Segment(self.log, number));
+        if current.is_some_and(|segment| segment.revision == seal.read.revision && segment != seal.read) {
+            return fail(format!("the record of segment {number} is not as proposed"));
+        }
+        if number.plus(1) != self.read.value.next_segment {
+            return fail(format!("segment {number} is not the newest"));
+        }
+        if seal.read.value.state != SegmentState::Open {
+            return fail(format!("segment {number} is not open"));
+        }
+        if seal.read.value.epoch > self.read.value.epoch {
+            return fail(format!("segment {number} is of a later epoch"));
+        }
+        if seal.recovery == (seal.read.value.epoch == self.read.value.epoch) {
+            return fail(format!("segment {number} is sealed as the wrong kind: recovery {}", seal.recovery));
+        }
+        if seal.at.end < seal.archived {
+            return fail(format!("end {} is below what is archived, {}", seal.at.end, seal.archived));
+        }
+        if seal.holders.is_empty() && seal.at.end > seal.archived {
+            return fail(format!("nobody holds segment {number} up to {}", seal.at.end));
+        }
+        let ensemble = &seal.read.value.ensemble;
+        let mut counted: Vec<&NodeId> =
+            seal.holders.iter().chain(&seal.moved).map(|(node, _)| node).collect();
+        counted.sort();
+        counted.dedup();
+        if counted.len() != seal.holders.len() + seal.moved.len() {
+            return fail("a member is counted twice".to_owned());
+        }
+        let incarnation_of = |node: &NodeId, revision: Revision| {
+            let current = now.incarnation(&Key::Incarnation(node.clone(), seal.read.value.level))?;
+            (current.revision == revision).then_some(current.value.incarnation)
+        };
+        for (nodes, moved) in [(&seal.holders, false), (&seal.moved, true)] {
+            for (node, revision) in nodes {
+                let Some(member) = ensemble.iter().find(|member| member.node == *node) else {
+                    return fail(format!("node {node} is no member of segment {number}"));
+                };
+                let wrong = incarnation_of(node, *revision)
+                    .is_some_and(|current| (current != member.incarnation) != moved);
+                if wrong {
+                    return fail(format!("node {node} is counted wrongly: reborn {moved}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Chain, Epoch, Incarnation, LogName, Nonce, Offset, Timestamp};
+    use crate::meta::IncarnationRecord;
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).expect("a valid name")
+    }
+
+    fn at(end: u64) -> SegmentEnd {
+        SegmentEnd { end: Index(end), chain: Chain(9), last_timestamp: Timestamp(1) }
+    }
+
+    fn proposal() -> SealSegment {
+        let ensemble =
+            ["a", "b", "c"].map(|n| Member { node: node(n), incarnation: Incarnation(1) }).to_vec();
+        let segment = SegmentRecord {
+            epoch: Epoch(1),
+            base: Offset(100),
+            base_chain: Chain(1),
+            base_timestamp: Timestamp(0),
+            level: Level::Memory,
+            ensemble: ensemble.clone(),
+            state: SegmentState::Open,
+        };
+        let log = LogRecord {
+            name: LogName::new("l").expect("a valid name"),
+            epoch: Epoch(2),
+            writer: Nonce(1),
+            next_segment: SegmentNumber(4),
+            next_base: Offset(100),
+            chain: Chain(1),
+            last_timestamp: Timestamp(0),
+        };
+        SealSegment {
+            log: LogId(7),
+            read: Versioned { revision: Revision(20), value: log },
+            seal: Some(SealOne {
+                segment: SegmentNumber(3),
+                read: Versioned { revision: Revision(10), value: segment },
+                at: at(50),
+                holders: vec![(node("a"), Revision(1)), (node("b"), Revision(2))],
+                moved: vec![],
+                archived: Index(30),
+                recovery: true,
+            }),
+            create: Some(CreateOne {
+                level: Level::Memory,
+                ensemble: ensemble.into_iter().zip(1..).map(|(member, at)| (member, Revision(at))).collect(),
+            }),
+        }
+    }
+
+    fn edited(edit: impl FnOnce(&mut SealSegment)) -> SealSegment {
+        let mut proposal = proposal();
+        edit(&mut proposal);
+        proposal
+    }
+
+    fn seal(proposal: &mut SealSegment) -> &mut SealOne {
+        proposal.seal.as_mut().expect("it seals")
+    }
+
+    #[test]
+    fn the_next_segment_starts_where_the_sealed_one_ends() {
+        let (log, created) = proposal().records();
+        let (number, record) = created.expect("it creates");
+        assert_eq!((number, log.next_segment), (SegmentNumber(4), SegmentNumber(5)));
+        assert_eq!((record.base, record.base_chain, log.next_base), (Offset(150), Chain(9), Offset(150)));
+        assert_eq!(proposal().check(&Snapshot::default()), Ok(()));
+    }
+
+    #[test]
+    fn every_record_that_is_put_is_compared() {
+        let txn = proposal().txn();
+        for write in &txn.writes {
+            let super::super::Write::Put(key, _) = write else { panic!("only puts: {write:?}") };
+            assert!(txn.compares.iter().any(|(compared, _)| compared == key), "{key:?}");
+        }
+        let guard = Key::Part(LogId(7), SegmentNumber(3), Index(30));
+        assert!(txn.compares.contains(&(guard, Revision(0))), "a takeover is guarded against new parts");
+    }
+
+    #[test]
+    fn one_holder_settles_only_when_the_others_are_provably_gone() {
+        let settled = |holders: &[&str], moved: &[&str]| {
+            let mut proposal = proposal();
+            let list = |names: &[&str]| names.iter().map(|n| (node(n), Revision(1))).collect::<Vec<_>>();
+            seal(&mut proposal).holders = list(holders);
+            seal(&mut proposal).moved = list(moved);
+            seal(&mut proposal).settled()
+        };
+        assert!(settled(&["a", "b"], &[]));
+        assert!(!settled(&["a"], &[]));
+        assert!(!settled(&["a"], &["b"]));
+        assert!(settled(&["a"], &["b", "c"]));
+    }
+
+    #[test]
+    fn a_seal_of_what_is_archived_is_archived_at_once() {
+        let proposal = edited(|p| {
+            seal(p).archived = Index(50);
+            seal(p).holders.clear();
+        });
+        assert_eq!(proposal.check(&Snapshot::default()), Ok(()));
+        let archived = Record::Segment(SegmentRecord {
+            state: SegmentState::Archived(at(50)),
+            ..proposal.seal.clone().expect("it seals").read.value
+        });
+        let txn = proposal.txn();
+        assert!(txn.writes.iter().any(|w| matches!(w, super::super::Write::Put(_, r) if *r == archived)));
+    }
+
+    #[test]
+    fn unsound_proposals_are_refused() {
+        let mut now = Snapshot::default();
+        let b = IncarnationRecord { incarnation: Incarnation(2), nonce: Nonce(5) };
+        let b = Versioned { revision: Revision(2), value: Record::Incarnation(b) };
+        now.records.insert(Key::Incarnation(node("b"), Level::Memory), b);
+        let reborn = proposal().check(&now).expect_err("b was reborn");
+        assert!(reborn.0.contains("node b"), "{reborn}");
+        for (what, bad) in [
+            ("below the archive", edited(|p| seal(p).archived = Index(51))),
+            ("a stranger", edited(|p| seal(p).holders[0].0 = node("z"))),
+            ("counted twice", edited(|p| seal(p).moved = vec![(node("a"), Revision(1))])),
+            ("nobody holds it", edited(|p| seal(p).holders.clear())),
+            ("not the newest", edited(|p| seal(p).segment = SegmentNumber(2))),
+            ("not open", edited(|p| seal(p).read.value.state = SegmentState::Archived(at(1)))),
+            ("of a later epoch", edited(|p| seal(p).read.value.epoch = Epoch(3))),
+            ("a takeover as a roll", edited(|p| seal(p).recovery = false)),
+            ("one member", edited(|p| p.create.as_mut().expect("it creates").ensemble.truncate(1))),
+            ("nothing", edited(|p| (p.seal, p.create) = (None, None))),
+        ] {
+            assert!(bad.check(&Snapshot::default()).is_err(), "{what}");
+        }
+    }
+}

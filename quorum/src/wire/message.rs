@@ -1,0 +1,315 @@
+//! Control messages. A variant's place in its enum is its number on the wire: new ones go last.
+
+use crate::batch::Place;
+use crate::ids::{
+    Chain, Epoch, Incarnation, Index, Level, LogId, LogName, NodeId, Nonce, Revision, SegmentNumber,
+    Timestamp,
+};
+use crate::meta::create::CreateLog;
+use crate::meta::seal::SealSegment;
+use crate::meta::takeover::TakeOver;
+use crate::meta::{LogView, NodeRecord, TxnOutcome};
+use serde::{Deserialize, Serialize};
+
+/// First frame of a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// First on every connection; answered with [`Response::Welcome`].
+    Hello(Hello),
+    /// The running nodes; answered with [`Response::Nodes`].
+    Nodes,
+    /// What a name stands for; answered with [`Response::Log`].
+    FindLog(LogName),
+    /// Logs by name, after the one given; answered with [`Response::Names`].
+    ListLogs {
+        /// Only names behind this one.
+        after: Option<LogName>,
+        /// At most so many, and never more than [`LIST_PAGE`](crate::limits::LIST_PAGE).
+        limit: u32,
+    },
+    /// A log and its segments from a number on, as many as fit; answered with [`Response::View`].
+    ViewLog {
+        /// The log.
+        log: LogId,
+        /// The first segment wanted; the newest two when missing.
+        from: Option<SegmentNumber>,
+    },
+    /// A metadata transaction; answered with [`Response::Outcome`].
+    Propose(Proposal),
+    /// Fence a segment; answered with [`Response::Fenced`].
+    Fence(Address),
+    /// Batches of a segment for a takeover; answered with `Data` frames until `to`.
+    Fetch {
+        /// The segment, with the fetching takeover's epoch.
+        at: Address,
+        /// From this batch boundary on.
+        from: Index,
+        /// Up to this one.
+        to: Index,
+    },
+    /// Appends to a log: `Open`, `Append` and `Commit` frames follow.
+    Append(LogId),
+    /// Entries of a segment for a reader; answered with `Data` and `Mark` frames.
+    Subscribe {
+        /// The log.
+        log: LogId,
+        /// The segment.
+        segment: SegmentNumber,
+        /// From this index on.
+        from: Index,
+    },
+    /// Watermarks of a segment; answered with one `Mark` frame.
+    Watermarks {
+        /// The log.
+        log: LogId,
+        /// The segment.
+        segment: SegmentNumber,
+    },
+    /// How the node is; answered with [`Response::Status`].
+    Status,
+}
+
+/// Answer to a [`Request`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Response {
+    /// To [`Request::Hello`].
+    Welcome(Welcome),
+    /// To [`Request::Nodes`].
+    Nodes(Vec<NodeView>),
+    /// To [`Request::FindLog`].
+    Log(Option<LogId>),
+    /// To [`Request::ListLogs`].
+    Names(Vec<(LogName, LogId)>),
+    /// To [`Request::ViewLog`]; none when there is no such log.
+    View(Option<Box<LogView>>),
+    /// To [`Request::Propose`].
+    Outcome(TxnOutcome),
+    /// To [`Request::Fence`].
+    Fenced(FenceOk),
+    /// To [`Request::Status`].
+    Status(Status),
+    /// The request is refused.
+    Refused(Refusal),
+}
+
+/// Who a client is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Version of its program.
+    pub version: String,
+    /// The cluster that it expects, when it knows one.
+    pub cluster: Option<Nonce>,
+}
+
+/// Who a node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// Version of its program.
+    pub version: String,
+    /// Its cluster.
+    pub cluster: Nonce,
+    /// Its name.
+    pub node: NodeId,
+    /// The life of its memory buffer.
+    pub memory: Incarnation,
+    /// Its addresses, one per shard; a log's shard is `hash(log) mod n`.
+    pub shards: Vec<String>,
+}
+
+/// A running node, as the metadata have it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its name.
+    pub node: NodeId,
+    /// Its record.
+    pub record: NodeRecord,
+    /// Revision of its memory buffer's incarnation record, which agrees with `record.memory`.
+    pub memory_revision: Revision,
+}
+
+/// A metadata transaction that a node carries out for a client, with the client's own compares.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Proposal {
+    /// T0.
+    Create(CreateLog),
+    /// T1.
+    TakeOver(TakeOver),
+    /// T2 and T2c.
+    Seal(Box<SealSegment>),
+}
+
+/// A segment of a log at one member, in the asker's epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Address {
+    /// The log.
+    pub log: LogId,
+    /// The segment.
+    pub segment: SegmentNumber,
+    /// The epoch of whoever asks.
+    pub epoch: Epoch,
+    /// The life of the member's buffer that is meant.
+    pub incarnation: Incarnation,
+}
+
+/// A writer, or a takeover that repairs, names the segment that its next appends belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Open {
+    /// The segment at the member; the epoch is the opener's.
+    pub at: Address,
+    /// Whether the appends are repairs by a takeover rather than a writer's own.
+    pub repair: bool,
+}
+
+/// Answer to [`Open`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Opened {
+    /// The segment.
+    pub segment: SegmentNumber,
+    /// The life of the buffer that speaks.
+    pub incarnation: Incarnation,
+    /// The next index that the member would store: resend from here.
+    pub tail: Index,
+    /// The watermark that counts at the segment's level.
+    pub held: Index,
+}
+
+/// A member of the segment has been fenced, and this is what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FenceOk {
+    /// The next index that it would store.
+    pub tail: Index,
+    /// The watermark that counts at the segment's level.
+    pub held: Index,
+    /// What it holds of the writer's own appends.
+    pub writer_tail: Index,
+    /// Below it everything is committed, as far as it knows.
+    pub commit: Index,
+    /// Below it the memory has been freed, for it is archived.
+    pub freed: Index,
+    /// Chain at the tail.
+    pub chain: Chain,
+    /// Timestamp of the entry before the tail.
+    pub last_timestamp: Timestamp,
+}
+
+/// How a node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its name.
+    pub node: NodeId,
+    /// The life of its memory buffer.
+    pub memory: Incarnation,
+    /// Size of its memory buffer in bytes.
+    pub buffer_bytes: u64,
+    /// How much of that is lent to segments.
+    pub buffer_used: u64,
+    /// CPU time that its process has used, in nanoseconds.
+    pub cpu_nanos: u64,
+    /// Segments of which it uploads the parts.
+    pub uploading: Vec<(LogId, SegmentNumber)>,
+    /// Whether its store honours `If-None-Match`.
+    pub conditional_put: bool,
+}
+
+/// Why a node does not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The buffer addressed is gone; the node lives on in another incarnation.
+    #[error("the buffer addressed is gone: the node is in incarnation {current}")]
+    WrongIncarnation {
+        /// The node's incarnation.
+        current: Incarnation,
+    },
+    /// A later epoch has taken the log over.
+    #[error("fenced: the log has been taken over in epoch {epoch}")]
+    Fenced {
+        /// The latest epoch that the node has seen.
+        epoch: Epoch,
+    },
+    /// The node is about to stop and takes no new segments.
+    #[error("the node is about to stop and takes no new segments")]
+    Draining,
+    /// An append does not continue what the node holds.
+    #[error("out of order: the node would store index {tail} next")]
+    OutOfOrder {
+        /// The next index that the node would store.
+        tail: Index,
+    },
+    /// The segment is sealed.
+    #[error("the segment is sealed at index {end}")]
+    Sealed {
+        /// Where it ends.
+        end: Index,
+    },
+    /// The node's buffer is full; it frees memory as parts reach object storage.
+    #[error("the node's buffer of {bytes} bytes is full; it frees memory as parts reach object storage")]
+    Overloaded {
+        /// Size of the buffer.
+        bytes: u64,
+    },
+    /// An index has two contents: a broken invariant somewhere.
+    #[error("ALARM: index {index} of the segment has another content here; nothing was changed")]
+    Conflict {
+        /// The index.
+        index: Index,
+    },
+    /// The node has nothing of this segment from there on.
+    #[error("the node holds nothing of this segment from there on")]
+    NotHere,
+    /// The client expects another cluster.
+    #[error("this node is of cluster {cluster}; the client expects another")]
+    WrongCluster {
+        /// The node's cluster.
+        cluster: Nonce,
+    },
+    /// The node cannot tell or do it now: metadata or object storage do not answer.
+    #[error("not now: {0}")]
+    Unavailable(String),
+    /// A transaction was sent to the metadata store and its outcome is not known.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+    /// The request makes no sense; sending it again will not help.
+    #[error("refused: {0}")]
+    Invalid(String),
+}
+
+impl Address {
+    /// The segment itself, in the epoch that it is written in.
+    #[must_use]
+    pub fn place(&self, epoch: Epoch) -> Place {
+        Place { log: self.log, segment: self.segment, epoch }
+    }
+}
+
+impl Proposal {
+    /// The log that it changes.
+    #[must_use]
+    pub fn log(&self) -> LogId {
+        match self {
+            Self::Create(create) => create.log,
+            Self::TakeOver(takeover) => takeover.log,
+            Self::Seal(seal) => seal.log,
+        }
+    }
+
+    /// The transaction.
+    #[must_use]
+    pub fn txn(&self) -> crate::meta::Txn {
+        match self {
+            Self::Create(create) => create.txn(),
+            Self::TakeOver(takeover) => takeover.txn(),
+            Self::Seal(seal) => seal.txn(),
+        }
+    }
+}
+
+impl NodeView {
+    /// The node as a member of a new segment, with what the transaction compares.
+    #[must_use]
+    pub fn candidate(&self, level: Level) -> (crate::meta::Member, Revision) {
+        let incarnation = match level {
+            Level::Memory => self.record.memory,
+        };
+        (crate::meta::Member { node: self.node.clone(), incarnation }, self.memory_revision)
+    }
+}
