@@ -5,11 +5,17 @@
 //! ([`recovery`]), a reader's place ([`cursor`]) and the upload of parts ([`archiver`]). The same
 //! machines run in production and under test. [`glossary`] defines the watermarks that they share.
 
+pub mod archiver;
 pub mod batch;
+pub mod cursor;
 pub mod entry;
+pub mod glossary;
 pub mod ids;
 pub mod limits;
 pub mod meta;
 pub mod quorums;
+pub mod recovery;
+pub mod replica;
 pub mod time;
 pub mod wire;
+pub mod writer;

@@ -15,6 +15,8 @@ pub const BATCH_BYTES_TARGET: usize = 256 << 10;
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Largest piece of data that a node sends to a reader in one frame, in bytes.
 pub const DATA_BYTES_TARGET: usize = 1 << 20;
+/// Bytes of batches that a writer hands to a stream at a time.
+pub const TRANSMIT_BYTES_TARGET: u64 = 1 << 20;
 /// Most members of a segment.
 pub const MEMBERS_MAX: usize = 3;
 /// Members that must hold an entry before its append is acknowledged.

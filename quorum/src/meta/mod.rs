@@ -24,4 +24,4 @@ mod view;
 pub use key::{Key, Range};
 pub use record::*;
 pub use txn::{LeaseId, Txn, TxnOutcome, Write};
-pub use view::{LogView, SegmentView, Snapshot, StoreRevision};
+pub use view::{LogView, PartRow, SegmentView, Snapshot, StoreRevision};

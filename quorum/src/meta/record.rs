@@ -231,6 +231,23 @@ impl SegmentState {
 }
 
 impl SegmentRecord {
+    /// Where the segment starts, as the end of nothing.
+    #[must_use]
+    pub fn start(&self) -> SegmentEnd {
+        SegmentEnd { end: Index(0), chain: self.base_chain, last_timestamp: self.base_timestamp }
+    }
+
+    /// Whether everything below the segment's end is safe, and so visible. An open segment's end
+    /// is not known, and so not settled.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        match &self.state {
+            SegmentState::Open => false,
+            SegmentState::Sealed(seal) => seal.settled,
+            SegmentState::Archived(_) => true,
+        }
+    }
+
     /// The incarnation under which `node` is a member, if it is one.
     #[must_use]
     pub fn member(&self, node: &NodeId) -> Option<Incarnation> {

@@ -1,7 +1,7 @@
 //! What a read of the metadata shows.
 
 use super::key::Key;
-use super::record::{LogRecord, Record, SegmentRecord, Versioned};
+use super::record::{LogRecord, Record, SegmentEnd, SegmentRecord, Versioned};
 use crate::ids::{Index, LogId, Offset, Revision, SegmentNumber};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -66,18 +66,47 @@ impl Snapshot {
         trim, Trim, super::record::TrimRecord
     }
 
-    /// The end of the unbroken row of parts of a segment, from index 0: its `archived` watermark.
-    #[must_use]
-    pub fn archived(&self, log: LogId, segment: SegmentNumber) -> Index {
-        let mut archived = Index(0);
-        while let Some(part) = self.part(&Key::Part(log, segment, archived)) {
-            assert!(
-                part.value.at.end > archived,
-                "part at {archived} of segment {segment} of log {log} is empty"
-            );
-            archived = part.value.at.end;
+    /// The unbroken row of a segment's parts, from index 0.
+    ///
+    /// # Errors
+    /// With the first index of a part that does not end behind it: damaged metadata.
+    pub fn row(&self, log: LogId, segment: SegmentNumber) -> Result<PartRow, Index> {
+        let mut row = PartRow::default();
+        while let Some(part) = self.part(&Key::Part(log, segment, row.archived())) {
+            let first = row.archived();
+            if part.value.at.end <= first {
+                return Err(first);
+            }
+            row.parts.push((first, part));
         }
-        archived
+        Ok(row)
+    }
+}
+
+/// The parts of a segment that follow each other without a gap, from index 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PartRow {
+    /// Each with its first index.
+    pub parts: Vec<(Index, Versioned<super::record::PartRecord>)>,
+}
+
+impl PartRow {
+    /// Where the row ends: the segment's `archived` watermark.
+    #[must_use]
+    pub fn archived(&self) -> Index {
+        self.parts.last().map_or(Index(0), |(_, part)| part.value.at.end)
+    }
+
+    /// Where the row ends, with chain and timestamp there.
+    #[must_use]
+    pub fn end(&self, segment: &SegmentRecord) -> SegmentEnd {
+        self.parts.last().map_or_else(|| segment.start(), |(_, part)| part.value.at)
+    }
+
+    /// The last part, as the transaction that records the next one compares it.
+    #[must_use]
+    pub fn last(&self) -> Option<(Index, Revision)> {
+        self.parts.last().map(|(first, part)| (*first, part.revision))
     }
 }
 
@@ -86,8 +115,8 @@ impl Snapshot {
 pub struct SegmentView {
     /// Its record.
     pub record: Versioned<SegmentRecord>,
-    /// Index below which it is in object storage.
-    pub archived: Index,
+    /// How far it is in object storage.
+    pub archived: SegmentEnd,
 }
 
 /// A log as a client needs it: its record and its segments from some number on.

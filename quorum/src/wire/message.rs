@@ -8,15 +8,16 @@ use crate::ids::{
 use crate::meta::create::CreateLog;
 use crate::meta::seal::SealSegment;
 use crate::meta::takeover::TakeOver;
-use crate::meta::{LogView, NodeRecord, TxnOutcome};
+use crate::meta::{LogView, NodeRecord, NodeState, TxnOutcome};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// First frame of a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// First on every connection; answered with [`Response::Welcome`].
     Hello(Hello),
-    /// The running nodes; answered with [`Response::Nodes`].
+    /// Every node that the metadata know; answered with [`Response::Nodes`].
     Nodes,
     /// What a name stands for; answered with [`Response::Log`].
     FindLog(LogName),
@@ -75,7 +76,7 @@ pub enum Response {
     /// To [`Request::Hello`].
     Welcome(Welcome),
     /// To [`Request::Nodes`].
-    Nodes(Vec<NodeView>),
+    Nodes(Nodes),
     /// To [`Request::FindLog`].
     Log(Option<LogId>),
     /// To [`Request::ListLogs`].
@@ -116,16 +117,19 @@ pub struct Welcome {
     pub shards: Vec<String>,
 }
 
-/// A running node, as the metadata have it.
+/// A node, as the metadata have it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeView {
-    /// Its name.
-    pub node: NodeId,
-    /// Its record.
-    pub record: NodeRecord,
-    /// Revision of its memory buffer's incarnation record, which agrees with `record.memory`.
+    /// The current life of its memory buffer.
+    pub memory: Incarnation,
+    /// Revision of that incarnation's record: what a transaction compares.
     pub memory_revision: Revision,
+    /// What it says of itself, while it runs.
+    pub running: Option<NodeRecord>,
 }
+
+/// Every node that the metadata know.
+pub type Nodes = BTreeMap<NodeId, NodeView>;
 
 /// A metadata transaction that a node carries out for a client, with the client's own compares.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -304,12 +308,18 @@ impl Proposal {
 }
 
 impl NodeView {
-    /// The node as a member of a new segment, with what the transaction compares.
+    /// The current life of its buffer of a level, with the revision that a transaction compares.
     #[must_use]
-    pub fn candidate(&self, level: Level) -> (crate::meta::Member, Revision) {
-        let incarnation = match level {
-            Level::Memory => self.record.memory,
-        };
-        (crate::meta::Member { node: self.node.clone(), incarnation }, self.memory_revision)
+    pub fn incarnation(&self, level: Level) -> (Incarnation, Revision) {
+        match level {
+            Level::Memory => (self.memory, self.memory_revision),
+        }
+    }
+
+    /// Whether the node runs, takes new segments, and is in the life that it registered.
+    #[must_use]
+    pub fn usable(&self) -> bool {
+        let record = self.running.as_ref();
+        record.is_some_and(|r| r.state == NodeState::Active && r.memory == self.memory)
     }
 }

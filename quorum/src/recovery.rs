@@ -1,0 +1,399 @@
+//! The takeover of a log's open segment: fence, find the end, copy what too few hold, publish.
+//!
+//! The steps are those of the protocol's §6. R1, the new epoch, is the driver's, and comes first.
+//! R2 fences every member. R3 waits for the fence quorum, then a grace for the rest. R4 takes the
+//! *maximum* tail. R5 copies up to it until enough members hold it, or the others stay silent.
+//! R6 hands the driver the seal to propose.
+
+use crate::ids::{Chain, Epoch, Index, LogId, NodeId, Revision, SegmentNumber};
+use crate::limits::{ACK_QUORUM, RECOVERY_GRACE, RECOVERY_SILENCE};
+use crate::meta::seal::SealOne;
+use crate::meta::{SegmentEnd, SegmentRecord, Versioned};
+use crate::quorums::{self, Fenced};
+use crate::time::{Span, Time};
+use crate::wire::message::{Address, FenceOk, NodeView, Refusal};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Settings of a takeover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RecoveryOptions {
+    /// How long to wait for members beyond the fence quorum.
+    pub grace: Span,
+    /// How long to wait for a silent member that could hold a copy.
+    pub silence: Span,
+}
+
+impl Default for RecoveryOptions {
+    fn default() -> Self {
+        Self { grace: RECOVERY_GRACE, silence: RECOVERY_SILENCE }
+    }
+}
+
+/// What a member is known to be.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum MemberState {
+    /// It has been asked, or will be.
+    Asked,
+    /// It is fenced and holds this.
+    Fenced(FenceOk),
+    /// It does not answer; it is asked again at the time given.
+    Silent(Time),
+    /// It has provably forgotten: its node lives in another incarnation.
+    Moved,
+}
+
+/// The takeover of one segment in one epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Recovery {
+    options: RecoveryOptions,
+    log: LogId,
+    epoch: Epoch,
+    number: SegmentNumber,
+    record: Versioned<SegmentRecord>,
+    archived: SegmentEnd,
+    nodes: BTreeMap<NodeId, NodeView>,
+    members: BTreeMap<NodeId, MemberState>,
+    started: Time,
+    /// When the fence quorum had answered.
+    safe: Option<Time>,
+    /// The end that R4 found.
+    end: Option<SegmentEnd>,
+    /// Chains that a longer member must confirm: (index, chain that a shorter one has there).
+    unchecked: Vec<(Index, Chain)>,
+    busy: bool,
+    requests: VecDeque<RecoveryRequest>,
+    outcome: Option<RecoveryOutcome>,
+}
+
+/// Something that the driver must do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RecoveryRequest {
+    /// Fence a member; answer with [`Recovery::handle_fenced`] or [`Recovery::handle_silent`].
+    Fence(NodeId, Address),
+    /// Read the chain before the batch at an index from a member; answer with
+    /// [`Recovery::handle_chain`] or [`Recovery::handle_silent`].
+    Chain(NodeId, Address, Index),
+    /// Copy from the first member to the second, from the second's tail up to the end; answer with
+    /// [`Recovery::handle_copied`] or [`Recovery::handle_silent`] for whichever failed.
+    Copy {
+        /// Who has the batches.
+        source: (NodeId, Address),
+        /// Who gets them, as repairs.
+        target: (NodeId, Address),
+        /// Where the target goes on: its tail, or what is archived when it has less.
+        from: Index,
+        /// The end.
+        to: Index,
+    },
+}
+
+/// How a takeover of a segment ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RecoveryOutcome {
+    /// Publish this.
+    Seal(Box<SealOne>),
+    /// A later epoch is on its way.
+    Fenced(Epoch),
+    /// Too many members have forgotten what they held: what was acknowledged may be lost.
+    Lost {
+        /// Members that have provably forgotten.
+        moved: Vec<NodeId>,
+    },
+    /// Two members hold different content at the same index: a broken invariant. Nothing was
+    /// changed.
+    Alarm(String),
+}
+
+impl Recovery {
+    /// Takes over the log's open segment in `epoch`, which is newer than the segment's. `nodes` was
+    /// read after the epoch was taken.
+    #[must_use]
+    pub fn new(
+        now: Time,
+        options: RecoveryOptions,
+        log: LogId,
+        epoch: Epoch,
+        (number, record): (SegmentNumber, Versioned<SegmentRecord>),
+        archived: SegmentEnd,
+        nodes: BTreeMap<NodeId, NodeView>,
+    ) -> Self {
+        let level = record.value.level;
+        let mut members = BTreeMap::new();
+        for member in &record.value.ensemble {
+            let current = nodes.get(&member.node).map(|view| view.incarnation(level).0);
+            let moved = current.is_some_and(|current| current != member.incarnation);
+            members.insert(member.node.clone(), if moved { MemberState::Moved } else { MemberState::Asked });
+        }
+        let mut recovery = Self {
+            options,
+            log,
+            epoch,
+            number,
+            record,
+            archived,
+            nodes,
+            members,
+            started: now,
+            safe: None,
+            end: None,
+            unchecked: Vec::new(),
+            busy: false,
+            requests: VecDeque::new(),
+            outcome: None,
+        };
+        for node in recovery.members_that(|state| *state == MemberState::Asked) {
+            let address = recovery.address(&node);
+            recovery.requests.push_back(RecoveryRequest::Fence(node, address));
+        }
+        recovery.step(now);
+        recovery
+    }
+
+    /// A member answered the fence.
+    pub fn handle_fenced(&mut self, now: Time, node: &NodeId, answer: Result<FenceOk, Refusal>) {
+        match answer {
+            Ok(fenced) => {
+                self.members.insert(node.clone(), MemberState::Fenced(fenced));
+            }
+            Err(Refusal::Fenced { epoch }) if epoch > self.epoch => {
+                self.outcome = Some(RecoveryOutcome::Fenced(epoch));
+            }
+            Err(Refusal::WrongIncarnation { .. }) => {
+                self.members.insert(node.clone(), MemberState::Moved);
+            }
+            Err(_) => self.retry_later(now, node),
+        }
+        self.step(now);
+    }
+
+    /// A member does not answer, or failed in the middle of a copy: it is asked again later.
+    pub fn handle_silent(&mut self, now: Time, node: &NodeId) {
+        self.busy = false;
+        self.retry_later(now, node);
+        self.step(now);
+    }
+
+    /// The chain that a longer member has where a shorter one ends; none when it has freed that.
+    pub fn handle_chain(&mut self, now: Time, at: Index, chain: Option<Chain>) {
+        self.busy = false;
+        if let Some(place) = self.unchecked.iter().position(|(index, _)| *index == at) {
+            let (index, expected) = self.unchecked.swap_remove(place);
+            if let Some(found) = chain.filter(|found| *found != expected) {
+                let why = format!("members disagree before index {index}: chain {found} against {expected}");
+                self.outcome = Some(RecoveryOutcome::Alarm(why));
+            }
+        }
+        self.step(now);
+    }
+
+    /// A copy reached the end: the member holds everything below `held`, and this is its chain.
+    pub fn handle_copied(&mut self, now: Time, node: &NodeId, held: Index) {
+        self.busy = false;
+        if let (Some(MemberState::Fenced(fenced)), Some(end)) = (self.members.get_mut(node), self.end)
+            && held >= end.end
+        {
+            (fenced.tail, fenced.held) = (end.end, end.end);
+            (fenced.chain, fenced.last_timestamp) = (end.chain, end.last_timestamp);
+        }
+        self.step(now);
+    }
+
+    /// Nodes as read anew: members may have been reborn meanwhile.
+    pub fn handle_nodes(&mut self, now: Time, nodes: BTreeMap<NodeId, NodeView>) {
+        self.nodes = nodes;
+        let level = self.record.value.level;
+        for member in &self.record.value.ensemble {
+            let current = self.nodes.get(&member.node).map(|view| view.incarnation(level).0);
+            if current.is_some_and(|current| current != member.incarnation) {
+                self.members.insert(member.node.clone(), MemberState::Moved);
+            }
+        }
+        self.step(now);
+    }
+
+    /// Time has passed: silent members are asked again, and not waited for beyond the bounds.
+    pub fn handle_timeout(&mut self, now: Time) {
+        let again: Vec<NodeId> =
+            self.members_that(|state| matches!(state, MemberState::Silent(at) if now >= *at));
+        for node in again {
+            let address = self.address(&node);
+            self.members.insert(node.clone(), MemberState::Asked);
+            self.requests.push_back(RecoveryRequest::Fence(node, address));
+        }
+        self.step(now);
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        if self.outcome.is_some() {
+            return None;
+        }
+        let silent = self.members.values().filter_map(|state| match state {
+            MemberState::Silent(at) => Some(*at),
+            _ => None,
+        });
+        let grace = self.safe.filter(|_| self.end.is_none()).map(|safe| safe.after(self.options.grace));
+        let bound = self.end.map(|_| self.started.after(self.options.silence));
+        silent.chain(grace).chain(bound).min()
+    }
+
+    /// The next thing to do.
+    pub fn poll_request(&mut self) -> Option<RecoveryRequest> {
+        if self.outcome.is_some() {
+            return None;
+        }
+        self.requests.pop_front()
+    }
+
+    /// How it ended, once it has.
+    #[must_use]
+    pub fn outcome(&self) -> Option<&RecoveryOutcome> {
+        self.outcome.as_ref()
+    }
+
+    /// Members that do not answer, for whoever wants to know why it takes so long.
+    #[must_use]
+    pub fn silent(&self) -> Vec<NodeId> {
+        self.members_that(|state| matches!(state, MemberState::Asked | MemberState::Silent(_)))
+    }
+
+    fn retry_later(&mut self, now: Time, node: &NodeId) {
+        let state = self.members.get_mut(node);
+        if let Some(state @ (MemberState::Asked | MemberState::Silent(_) | MemberState::Fenced(_))) = state {
+            // A member that failed while copying must report anew: it may have been reborn.
+            *state = MemberState::Silent(now.after(Span::millis(100)));
+        }
+    }
+
+    fn step(&mut self, now: Time) {
+        if self.outcome.is_some() || self.busy {
+            return;
+        }
+        let fenced: Vec<(NodeId, FenceOk)> = self.fenced();
+        if self.end.is_none() && !self.decide_end(now, &fenced) {
+            return;
+        }
+        let Some(end) = self.end else { return };
+        if self.check_next(&fenced) {
+            return;
+        }
+        let holders: Vec<&NodeId> =
+            fenced.iter().filter(|(_, f)| f.held >= end.end).map(|(n, _)| n).collect();
+        if holders.len() >= ACK_QUORUM || self.archived.end == end.end {
+            return self.publish(end, &holders);
+        }
+        let Some(source) = holders.first().map(|node| (*node).clone()) else {
+            // Whoever had the longest prefix is gone: the fence replies no longer show the end.
+            self.end = None;
+            self.safe = None;
+            return;
+        };
+        if let Some((target, shorter)) = fenced.iter().find(|(_, f)| f.held < end.end) {
+            self.busy = true;
+            let from = shorter.tail.max(self.archived.end);
+            let source = (source.clone(), self.address(&source));
+            let target = (target.clone(), self.address(target));
+            return self.requests.push_back(RecoveryRequest::Copy { source, target, from, to: end.end });
+        }
+        let waiting = self.members.values().any(|s| matches!(s, MemberState::Asked | MemberState::Silent(_)));
+        if !waiting || now >= self.started.after(self.options.silence) {
+            self.publish(end, &holders);
+        }
+    }
+
+    /// R3 and R4. Returns whether the end is decided.
+    fn decide_end(&mut self, now: Time, fenced: &[(NodeId, FenceOk)]) -> bool {
+        let members = self.record.value.ensemble.len();
+        let moved = self.members_that(|state| *state == MemberState::Moved);
+        if members - moved.len() < quorums::fence_quorum(members) {
+            self.outcome = Some(RecoveryOutcome::Lost { moved });
+            return false;
+        }
+        let everybody = fenced.len() + moved.len() == members;
+        match quorums::fenced(members, fenced.len()) {
+            Fenced::Waiting => return false,
+            Fenced::Safe if !everybody => {
+                let safe = *self.safe.get_or_insert(now);
+                if now < safe.after(self.options.grace) {
+                    return false;
+                }
+            }
+            Fenced::Safe | Fenced::All => {}
+        }
+        let longest = fenced.iter().map(|(_, fenced)| fenced).max_by_key(|fenced| fenced.tail);
+        let longest = longest.expect("a fence quorum is at least one member");
+        let end = if longest.tail >= self.archived.end {
+            let FenceOk { tail, chain, last_timestamp, .. } = *longest;
+            SegmentEnd { end: tail, chain, last_timestamp }
+        } else {
+            self.archived
+        };
+        let shorter = fenced.iter().map(|(_, fenced)| (fenced.tail, fenced.chain));
+        let checked = shorter.filter(|(tail, _)| *tail >= self.archived.end && *tail <= end.end);
+        self.unchecked = checked.collect();
+        self.end = Some(end);
+        true
+    }
+
+    /// Checks one shorter prefix against the end, or asks a longer member about it. Returns whether
+    /// something is left to be checked first.
+    fn check_next(&mut self, fenced: &[(NodeId, FenceOk)]) -> bool {
+        let Some(end) = self.end else { return false };
+        while let Some((index, chain)) = self.unchecked.first().copied() {
+            if index == end.end {
+                if chain != end.chain {
+                    let why =
+                        format!("members disagree before index {index}: chain {chain} against {}", end.chain);
+                    self.outcome = Some(RecoveryOutcome::Alarm(why));
+                    return true;
+                }
+                self.unchecked.remove(0);
+                continue;
+            }
+            let Some((longer, _)) = fenced.iter().find(|(_, f)| f.tail > index && f.freed <= index) else {
+                self.unchecked.remove(0);
+                continue;
+            };
+            self.busy = true;
+            let address = self.address(longer);
+            self.requests.push_back(RecoveryRequest::Chain(longer.clone(), address, index));
+            return true;
+        }
+        false
+    }
+
+    /// R6.
+    fn publish(&mut self, at: SegmentEnd, holders: &[&NodeId]) {
+        let level = self.record.value.level;
+        let revision = |node: &NodeId| self.nodes.get(node).map(|view| view.incarnation(level).1);
+        let with = |node: &NodeId| revision(node).map(|revision: Revision| (node.clone(), revision));
+        let moved = self.members_that(|state| *state == MemberState::Moved);
+        self.outcome = Some(RecoveryOutcome::Seal(Box::new(SealOne {
+            segment: self.number,
+            read: self.record.clone(),
+            at,
+            holders: holders.iter().filter_map(|node| with(node)).collect(),
+            moved: moved.iter().filter_map(with).collect(),
+            archived: self.archived.end,
+            recovery: true,
+        })));
+    }
+
+    fn fenced(&self) -> Vec<(NodeId, FenceOk)> {
+        let fenced = self.members.iter().filter_map(|(node, state)| match state {
+            MemberState::Fenced(fenced) => Some((node.clone(), *fenced)),
+            _ => None,
+        });
+        fenced.collect()
+    }
+
+    fn members_that(&self, is: impl Fn(&MemberState) -> bool) -> Vec<NodeId> {
+        self.members.iter().filter(|(_, state)| is(state)).map(|(node, _)| node.clone()).collect()
+    }
+
+    fn address(&self, node: &NodeId) -> Address {
+        let incarnation = self.record.value.member(node).expect("only members are addressed");
+        Address { log: self.log, segment: self.number, epoch: self.epoch, incarnation }
+    }
+}

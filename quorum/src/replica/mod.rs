@@ -1,0 +1,229 @@
+//! A node's side of one log: what it may store, acknowledge, report and forget.
+//!
+//! The node drives one [`Replica`] per log under one lock, so that a check and the append or the
+//! report that follows from it are one step. The bytes lie in the node's buffer; the replica holds
+//! positions, chains and epochs. [`append`] decides appends and repairs, [`fence`] fences.
+
+mod append;
+mod fence;
+#[cfg(test)]
+mod tests;
+
+pub use append::{Admission, ChainAt, Session};
+
+use crate::batch::{BatchEnd, Place};
+use crate::glossary::Marks;
+use crate::ids::{Epoch, Incarnation, Index, LogId, NodeId, SegmentNumber};
+use crate::meta::{SegmentEnd, SegmentRecord, SegmentState};
+use crate::wire::frame::Mark;
+use crate::wire::message::Refusal;
+use std::collections::BTreeMap;
+
+/// A node's side of one log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Replica {
+    node: NodeId,
+    incarnation: Incarnation,
+    log: LogId,
+    /// The highest epoch that has fenced or written here. Never shrinks in an incarnation, not
+    /// even when every segment is dropped.
+    fence_epoch: Epoch,
+    /// The highest epoch that the metadata have shown for the log.
+    known_epoch: Epoch,
+    segments: BTreeMap<SegmentNumber, Held>,
+    sessions: u64,
+}
+
+/// One segment at this node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Held {
+    record: SegmentRecord,
+    /// How far the segment is in object storage, as read from the metadata.
+    archived: SegmentEnd,
+    marks: Marks,
+    /// Chain and timestamp at the tail.
+    at_tail: BatchEnd,
+    /// The stream that may append, if there is one, and whether what it appends are repairs.
+    appender: Option<(Session, bool)>,
+}
+
+/// Why a question to a replica has no answer yet, or a bad one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Unanswered {
+    /// The metadata must be read first ([`Replica::learn_log`], [`Replica::learn_segment`]); then
+    /// ask again. If they still show nothing, the answer is a refusal.
+    NeedMetadata,
+    /// This is the answer.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Unanswered {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// What learning about a segment changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Learned {
+    /// Nothing that concerns this node: it is no member in this incarnation.
+    NotMine,
+    /// The segment is held here; memory below the index may be freed.
+    FreeBelow(Index),
+    /// The segment is archived whole: drop it and all its memory.
+    Drop,
+}
+
+impl Replica {
+    /// A node's side of `log`, in one life of its buffer, with nothing in it.
+    #[must_use]
+    pub fn new(node: NodeId, incarnation: Incarnation, log: LogId) -> Self {
+        let (fence_epoch, known_epoch) = (Epoch(0), Epoch(0));
+        Self { node, incarnation, log, fence_epoch, known_epoch, segments: BTreeMap::new(), sessions: 0 }
+    }
+
+    /// Takes note that the metadata have shown this epoch for the log.
+    pub fn learn_log(&mut self, epoch: Epoch) {
+        self.known_epoch = self.known_epoch.max(epoch);
+    }
+
+    /// Takes note of a segment as the metadata have it, and of how far it is archived. An older
+    /// record than one learned before is ignored.
+    ///
+    /// # Panics
+    /// When the metadata contradict what the node holds: the chain at a known place is another.
+    pub fn learn_segment(
+        &mut self,
+        number: SegmentNumber,
+        record: &SegmentRecord,
+        archived: SegmentEnd,
+    ) -> Learned {
+        if record.member(&self.node) != Some(self.incarnation) {
+            return Learned::NotMine;
+        }
+        self.learn_log(record.epoch);
+        if matches!(record.state, SegmentState::Archived(_)) {
+            self.segments.remove(&number);
+            return Learned::Drop;
+        }
+        let held = self.segments.entry(number).or_insert_with(|| Held {
+            record: record.clone(),
+            archived: record.start(),
+            marks: Marks::default(),
+            at_tail: BatchEnd { chain: record.base_chain, last_timestamp: record.base_timestamp },
+            appender: None,
+        });
+        if held.record.state == SegmentState::Open {
+            held.record.state = record.state.clone();
+        }
+        if archived.end > held.archived.end {
+            held.archived = archived;
+        }
+        held.settle();
+        held.marks.freed = held.marks.freed.max(held.archived.end.min(held.marks.tail));
+        held.marks.assert_sound();
+        Learned::FreeBelow(held.marks.freed)
+    }
+
+    /// Forgets a segment whose record has gone from the metadata.
+    pub fn drop_segment(&mut self, number: SegmentNumber) {
+        self.segments.remove(&number);
+    }
+
+    /// The incarnation that this replica speaks for.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// The highest epoch that has fenced or written here.
+    #[must_use]
+    pub fn fence_epoch(&self) -> Epoch {
+        self.fence_epoch
+    }
+
+    /// The segments held here.
+    pub fn segments(&self) -> impl Iterator<Item = SegmentNumber> + '_ {
+        self.segments.keys().copied()
+    }
+
+    /// The watermarks of a segment held here.
+    #[must_use]
+    pub fn marks(&self, number: SegmentNumber) -> Option<Marks> {
+        Some(self.segments.get(&number)?.marks)
+    }
+
+    /// The record of a segment held here, as last learned.
+    #[must_use]
+    pub fn record(&self, number: SegmentNumber) -> Option<&SegmentRecord> {
+        Some(&self.segments.get(&number)?.record)
+    }
+
+    /// How far a segment held here is archived, as last learned.
+    #[must_use]
+    pub fn archived(&self, number: SegmentNumber) -> Option<SegmentEnd> {
+        Some(self.segments.get(&number)?.archived)
+    }
+
+    /// The place of a segment held here.
+    #[must_use]
+    pub fn place(&self, number: SegmentNumber) -> Option<Place> {
+        let epoch = self.segments.get(&number)?.record.epoch;
+        Some(Place { log: self.log, segment: number, epoch })
+    }
+
+    /// The watermarks of a segment held here, as a reader is told them.
+    #[must_use]
+    pub fn mark(&self, number: SegmentNumber) -> Option<Mark> {
+        let held = self.segments.get(&number)?;
+        Some(Mark {
+            place: self.place(number)?,
+            incarnation: self.incarnation,
+            commit: held.marks.commit,
+            writer_tail: held.marks.writer_tail,
+            archived: held.archived.end,
+            end: held.record.state.end().map(|at| at.end),
+            settled: held.record.settled(),
+        })
+    }
+
+    /// Below it a segment held here may be uploaded: what is committed, and once a settled end is
+    /// known, or this node is the only one to have what lies below the end, everything up to it.
+    #[must_use]
+    pub fn uploadable(&self, number: SegmentNumber) -> Option<Index> {
+        let held = self.segments.get(&number)?;
+        Some(match &held.record.state {
+            SegmentState::Open => held.marks.commit,
+            SegmentState::Sealed(seal) if held.marks.held >= seal.at.end => seal.at.end,
+            SegmentState::Sealed(seal) => held.marks.commit.min(seal.at.end),
+            SegmentState::Archived(_) => held.archived.end,
+        })
+    }
+
+    fn held(&mut self, number: SegmentNumber) -> Result<&mut Held, Unanswered> {
+        self.segments.get_mut(&number).ok_or(Unanswered::NeedMetadata)
+    }
+
+    fn check_incarnation(&self, incarnation: Incarnation) -> Result<(), Unanswered> {
+        if incarnation == self.incarnation {
+            return Ok(());
+        }
+        Err(Refusal::WrongIncarnation { current: self.incarnation }.into())
+    }
+}
+
+impl Held {
+    /// A settled end commits what lies below it; an end that is not settled commits nothing.
+    fn settle(&mut self) {
+        let Some(at) = self.record.state.end().copied() else { return };
+        if self.marks.tail == at.end {
+            assert_eq!(
+                self.at_tail.chain, at.chain,
+                "the sealed end has another chain than what is held here"
+            );
+        }
+        if self.record.settled() {
+            self.marks.commit = self.marks.commit.max(at.end.min(self.marks.held));
+        }
+    }
+}

@@ -1,0 +1,567 @@
+//! The writer of a log: gives out indices, decides what is committed, and rolls segments.
+//!
+//! The driver encodes batches, keeps their bytes until they are released, holds one stream to each
+//! node, and carries out metadata requests. The machine says which range goes where. [`members`]
+//! follows what each member holds, [`roll`] seals a segment and opens the next, [`transmit`]
+//! decides what is sent.
+
+mod members;
+mod roll;
+#[cfg(test)]
+mod tests;
+mod transmit;
+
+pub use members::Lost;
+pub use transmit::Transmit;
+
+use crate::batch::{BatchEnd, Place};
+use crate::glossary::Marks;
+use crate::ids::{Epoch, Incarnation, Index, Level, LogId, NodeId, Offset, SegmentNumber};
+use crate::limits::{
+    COMMIT_DELAY, MEMBER_TIMEOUT, RETRANSMIT_BYTES, SEGMENT_AGE, SEGMENT_BYTES, TRANSMIT_BYTES_TARGET,
+};
+use crate::meta::{LogRecord, LogView, SegmentRecord, TxnOutcome, Versioned};
+use crate::time::{Span, Time};
+use crate::wire::message::{NodeView, Proposal, Refusal};
+use members::{Link, Segment};
+use roll::Roll;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Settings of a writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WriterOptions {
+    /// A member is given up when bytes stay unacknowledged, or its link down, for this long.
+    pub member_timeout: Span,
+    /// Encoded bytes that are kept until every member holds them.
+    pub retransmit_bytes: u64,
+    /// A segment is rolled when it holds this many bytes.
+    pub segment_bytes: u64,
+    /// A segment is rolled when it is this old and not empty.
+    pub segment_age: Span,
+    /// A commit mark is sent on its own when no append carries it within this time.
+    pub commit_delay: Span,
+    /// Bytes of batches that one transmission carries, but for the batch that reaches it.
+    pub transmit_bytes: u64,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        Self {
+            member_timeout: MEMBER_TIMEOUT,
+            retransmit_bytes: RETRANSMIT_BYTES as u64,
+            segment_bytes: SEGMENT_BYTES,
+            segment_age: SEGMENT_AGE,
+            commit_delay: COMMIT_DELAY,
+            transmit_bytes: TRANSMIT_BYTES_TARGET,
+        }
+    }
+}
+
+/// The writer of a log in one epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Writer {
+    options: WriterOptions,
+    log: LogId,
+    level: Level,
+    /// The log's record as this writer's last transaction left it.
+    record: Versioned<LogRecord>,
+    /// From the oldest segment that is not done with to the one that indices are given out in.
+    segments: VecDeque<Segment>,
+    links: BTreeMap<NodeId, Link>,
+    nodes: BTreeMap<NodeId, NodeView>,
+    nodes_read: Time,
+    view_read: Time,
+    roll: Roll,
+    retained: u64,
+    committed: Offset,
+    /// When a commit mark became known that no transmission has carried to everybody.
+    unannounced: Option<Time>,
+    /// When [`Writer::handle_timeout`] was called last.
+    ran: Time,
+    /// When anything was heard last, be it a clock's tick.
+    alive: Time,
+    events: VecDeque<WriterEvent>,
+    request: Option<MetaRequest>,
+    asked: Option<Asked>,
+    stopped: bool,
+}
+
+/// Where a batch was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Assigned {
+    /// Its segment, with the epoch.
+    pub place: Place,
+    /// Index of its first entry.
+    pub first: Index,
+    /// Offset of its first entry.
+    pub offset: Offset,
+    /// What is committed of that segment: the mark that the append carries.
+    pub commit: Index,
+}
+
+/// Why no index was given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum AssignError {
+    /// Too much is kept for members that have not acknowledged it.
+    #[error("{0} bytes wait for acknowledgement, as many as the budget allows")]
+    NoRoom(u64),
+    /// The writer is closing, or has stopped.
+    #[error("the writer is closed")]
+    Closed,
+}
+
+/// Something that the driver must know.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum WriterEvent {
+    /// Every entry below the offset is acknowledged.
+    Committed(Offset),
+    /// The batches of the segment below the index need not be kept any longer.
+    Released(SegmentNumber, Index),
+    /// A member is given up; the segment will be rolled.
+    MemberLost(NodeId, SegmentNumber, Lost),
+    /// Indices are now given out in this segment, held by these nodes.
+    Opened(SegmentNumber, Vec<NodeId>),
+    /// A later epoch has taken over: what is not committed has an unknown outcome.
+    Fenced(Epoch),
+    /// The writer has closed: everything is committed and the last segment sealed.
+    Closed,
+    /// The metadata contradict what this writer did: it stops rather than doing damage.
+    Broken(String),
+}
+
+/// A metadata request, to be answered with [`Writer::handle_meta`]. One at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum MetaRequest {
+    /// Read the nodes.
+    Nodes,
+    /// Read the log, from this segment on.
+    View(SegmentNumber),
+    /// Carry out a transaction.
+    Propose(Proposal),
+}
+
+/// Answer to a [`MetaRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum MetaReply {
+    /// To [`MetaRequest::Nodes`].
+    Nodes(BTreeMap<NodeId, NodeView>),
+    /// To [`MetaRequest::View`].
+    View(Box<LogView>),
+    /// To [`MetaRequest::Propose`]: the outcome is known.
+    Outcome(TxnOutcome),
+    /// To any: it failed; a transaction may have been carried out, or may yet be.
+    Failed,
+}
+
+/// The kind of the metadata request that is out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Asked {
+    Nodes,
+    View,
+    Propose,
+}
+
+/// How long a failed metadata request, or a refused opening of a segment, waits before it is repeated.
+const RETRY: Span = Span::millis(50);
+/// How often nodes, or a seal that is not settled, are looked at while something is amiss.
+const REFRESH: Span = Span::secs(1);
+
+impl Writer {
+    /// The writer of a log whose takeover is complete: `record` is the log's record, with this
+    /// writer's epoch, and the segment is its newest, open and empty.
+    #[must_use]
+    pub fn new(
+        now: Time,
+        options: WriterOptions,
+        log: LogId,
+        record: Versioned<LogRecord>,
+        number: SegmentNumber,
+        segment: Versioned<SegmentRecord>,
+    ) -> Self {
+        assert_eq!(segment.value.epoch, record.value.epoch, "the writer's own segment");
+        let committed = segment.value.base;
+        let level = segment.value.level;
+        let mut writer = Self {
+            options,
+            log,
+            level,
+            segments: VecDeque::from([Segment::created(now, number, segment)]),
+            record,
+            links: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            nodes_read: Time(0),
+            view_read: now,
+            roll: Roll::No,
+            retained: 0,
+            committed,
+            unannounced: None,
+            ran: now,
+            alive: now,
+            events: VecDeque::new(),
+            request: None,
+            asked: None,
+            stopped: false,
+        };
+        writer.watch_members(now);
+        writer
+    }
+
+    /// Gives out indices for a batch of `count` entries and `bytes` encoded bytes that leaves `end`
+    /// behind it.
+    ///
+    /// # Errors
+    /// When too much waits for acknowledgement, or the writer is closing.
+    pub fn assign(
+        &mut self,
+        now: Time,
+        count: u32,
+        bytes: u64,
+        end: BatchEnd,
+    ) -> Result<Assigned, AssignError> {
+        if self.stopped || self.closing() {
+            return Err(AssignError::Closed);
+        }
+        if self.retained + bytes > self.options.retransmit_bytes && self.retained > 0 {
+            self.give_up_laggards();
+            if self.retained + bytes > self.options.retransmit_bytes {
+                return Err(AssignError::NoRoom(self.retained));
+            }
+        }
+        self.retained += bytes;
+        self.alive = self.alive.max(now);
+        if self.segments.len() == 1 {
+            // This append carries the mark.
+            self.unannounced = None;
+        }
+        let epoch = self.record.value.epoch;
+        let segment = self.segments.back_mut().expect("there is always a newest segment");
+        assert!(segment.end.is_none(), "no index is given out beyond a proposed end");
+        let first = segment.assign(count, bytes, end);
+        let (number, base, commit) = (segment.number, segment.base, segment.commit);
+        if segment.bytes >= self.options.segment_bytes {
+            self.consider_roll(now);
+        }
+        let place = Place { log: self.log, segment: number, epoch };
+        Ok(Assigned { place, first, offset: Offset::of(base, first), commit })
+    }
+
+    /// Bytes for which there is room before the oldest are released.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.options.retransmit_bytes.saturating_sub(self.retained)
+    }
+
+    /// Below it every entry is acknowledged.
+    #[must_use]
+    pub fn committed(&self) -> Offset {
+        self.committed
+    }
+
+    /// The offset of the next entry.
+    #[must_use]
+    pub fn next_offset(&self) -> Offset {
+        let segment = self.segments.back().expect("there is always a newest segment");
+        Offset::of(segment.base, segment.assigned)
+    }
+
+    /// The epoch of this writer.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.record.value.epoch
+    }
+
+    /// The members of the newest segment that exists.
+    #[must_use]
+    pub fn members(&self) -> Vec<NodeId> {
+        let newest = self.segments.iter().rev().find(|segment| segment.record.is_some());
+        newest.map_or_else(Vec::new, |segment| segment.members.iter().map(|m| m.node.clone()).collect())
+    }
+
+    /// The nodes that the writer wants a stream to: members of its segments, and whoever may
+    /// become one.
+    #[must_use]
+    pub fn wanted(&self) -> BTreeMap<NodeId, Option<Vec<String>>> {
+        let addresses = |node: &NodeId| Some(self.nodes.get(node)?.running.as_ref()?.addresses.clone());
+        let members = self.segments.iter().flat_map(|segment| &segment.members);
+        let usable = self.nodes.iter().filter(|(_, view)| view.usable()).map(|(node, _)| node);
+        members.map(|member| &member.node).chain(usable).map(|node| (node.clone(), addresses(node))).collect()
+    }
+
+    /// A stream to a node is up, to this life of its buffer.
+    pub fn handle_connected(&mut self, now: Time, node: &NodeId, incarnation: Incarnation) {
+        self.links.insert(node.clone(), Link::Up(incarnation));
+        for at in 0..self.segments.len() {
+            self.segments[at].connected(now, node, incarnation, &mut self.events);
+            self.advance(now, self.segments[at].number);
+        }
+        self.consider_roll(now);
+    }
+
+    /// The stream to a node is gone.
+    pub fn handle_disconnected(&mut self, now: Time, node: &NodeId) {
+        if let Some(link @ Link::Up(_)) = self.links.get_mut(node) {
+            *link = Link::Down(now);
+        }
+        for segment in &mut self.segments {
+            segment.disconnected(node);
+        }
+    }
+
+    /// A member answered the opening of a segment.
+    pub fn handle_opened(&mut self, now: Time, node: &NodeId, number: SegmentNumber, held: Marks) {
+        let Some(segment) = self.segment(number) else { return };
+        let tail = held.tail.min(segment.assigned);
+        if let Some(member) = segment.member(node) {
+            member.opened(now, tail);
+        }
+        self.handle_ack(now, node, number, held.held);
+    }
+
+    /// A member holds everything of the segment below `held`.
+    pub fn handle_ack(&mut self, now: Time, node: &NodeId, number: SegmentNumber, held: Index) {
+        self.alive = self.alive.max(now);
+        let Some(segment) = self.segment(number) else { return };
+        if held > segment.assigned {
+            let what = format!("it acknowledges index {held}, which was never given out");
+            self.lose(node, number, Lost::Refused(what));
+            return self.consider_roll(now);
+        }
+        if let Some(member) = segment.member(node) {
+            member.acked(now, held);
+        }
+        self.advance(now, number);
+    }
+
+    /// Everything of the segment below `index` is in object storage.
+    pub fn handle_archived(&mut self, now: Time, number: SegmentNumber, index: Index) {
+        if let Some(segment) = self.segment(number) {
+            segment.archived = segment.archived.max(index.min(segment.assigned));
+        }
+        self.advance(now, number);
+    }
+
+    /// A member refused appends of a segment, or its opening.
+    pub fn handle_refused(&mut self, now: Time, node: &NodeId, number: SegmentNumber, refusal: &Refusal) {
+        let mine = self.record.value.epoch;
+        if let Refusal::Fenced { epoch } = refusal
+            && *epoch > mine
+        {
+            return self.stop(WriterEvent::Fenced(*epoch));
+        }
+        let Some(segment) = self.segment(number) else { return };
+        let end = segment.end.map(|at| at.end);
+        let Some(member) = segment.member(node) else { return };
+        match refusal {
+            Refusal::OutOfOrder { .. } => member.reopen(now),
+            Refusal::Overloaded { .. } => member.pause(now.after(RETRY)),
+            Refusal::Unavailable(_) => member.retry(now.after(RETRY)),
+            Refusal::Sealed { end: sealed } if end == Some(*sealed) => member.reopen(now),
+            Refusal::Sealed { .. } => {
+                member.retry(now.after(REFRESH));
+                self.ask(MetaRequest::View(number));
+            }
+            Refusal::WrongIncarnation { .. } => self.lose(node, number, Lost::Reborn),
+            Refusal::Draining => self.lose(node, number, Lost::Draining),
+            other => self.lose(node, number, Lost::Refused(other.to_string())),
+        }
+        self.consider_roll(now);
+        self.advance(now, number);
+    }
+
+    /// The answer to the metadata request that is out.
+    pub fn handle_meta(&mut self, now: Time, reply: MetaReply) {
+        let Some(asked) = self.asked.take() else { return };
+        match reply {
+            MetaReply::Nodes(nodes) => {
+                (self.nodes, self.nodes_read) = (nodes, now);
+                self.watch_members(now);
+                self.nodes_arrived(now);
+            }
+            MetaReply::View(view) => {
+                self.view_read = now;
+                self.view_arrived(now, &view);
+            }
+            MetaReply::Outcome(outcome) => self.outcome_arrived(now, outcome),
+            MetaReply::Failed => self.meta_failed(now, asked == Asked::Propose),
+        }
+        self.consider_roll(now);
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.forgive_own_pause(now);
+        (self.ran, self.alive) = (now, now);
+        for at in 0..self.segments.len() {
+            let (number, late) = self.segments[at].overdue(now, self.options.member_timeout, &self.links);
+            for (node, lost) in late {
+                self.lose(&node, number, lost);
+            }
+            self.advance(now, number);
+        }
+        self.roll_timeout(now);
+        self.consider_roll(now);
+        self.refresh(now);
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        if self.stopped {
+            return None;
+        }
+        let members =
+            self.segments.iter().filter_map(|s| s.deadline(self.options.member_timeout, &self.links));
+        let commit = self.unannounced.map(|since| since.after(self.options.commit_delay));
+        let refresh = self.amiss().then(|| self.nodes_read.after(REFRESH).max(self.ran.after(RETRY)));
+        let age = self.segments.back().map(|s| s.created.after(self.options.segment_age));
+        // A tick while an answer is owed shows that this process runs: see `forgive_own_pause`.
+        let tick = self
+            .segments
+            .iter()
+            .any(Segment::owed)
+            .then(|| self.ran.after(Span(self.options.member_timeout.0 / 4)));
+        let all = members.chain(commit).chain(refresh).chain(age).chain(self.roll_deadline()).chain(tick);
+        all.filter(|at| *at > self.ran).min()
+    }
+
+    /// The next metadata request.
+    pub fn poll_meta(&mut self) -> Option<MetaRequest> {
+        if self.asked.is_some() || self.stopped {
+            return None;
+        }
+        let request = self.request.take()?;
+        self.asked = Some(match &request {
+            MetaRequest::Nodes => Asked::Nodes,
+            MetaRequest::View(_) => Asked::View,
+            MetaRequest::Propose(_) => Asked::Propose,
+        });
+        Some(request)
+    }
+
+    /// The next thing that the driver must know.
+    pub fn poll_event(&mut self) -> Option<WriterEvent> {
+        self.events.pop_front()
+    }
+
+    /// Seals what is there and opens nothing: [`WriterEvent::Closed`] follows once all of it is
+    /// acknowledged and the seal published.
+    pub fn close(&mut self, now: Time) {
+        self.start_closing(now);
+    }
+
+    fn stop(&mut self, event: WriterEvent) {
+        if !self.stopped {
+            self.stopped = true;
+            self.request = None;
+            self.events.push_back(event);
+        }
+    }
+
+    fn segment(&mut self, number: SegmentNumber) -> Option<&mut Segment> {
+        self.segments.iter_mut().find(|segment| segment.number == number)
+    }
+
+    fn ask(&mut self, request: MetaRequest) {
+        // A transaction takes precedence: whatever else is wanted is asked for again later.
+        if !matches!(self.request, Some(MetaRequest::Propose(_))) {
+            self.request = Some(request);
+        }
+    }
+
+    fn lose(&mut self, node: &NodeId, number: SegmentNumber, lost: Lost) {
+        let Some(segment) = self.segment(number) else { return };
+        let Some(member) = segment.member(node) else { return };
+        if member.lost.as_ref().is_none_or(|known| !known.for_good() && lost.for_good()) {
+            member.lost = Some(lost.clone());
+            self.events.push_back(WriterEvent::MemberLost(node.clone(), number, lost));
+        }
+    }
+
+    /// Draws the conclusions from new marks of a segment.
+    fn advance(&mut self, now: Time, number: SegmentNumber) {
+        let Some(segment) = self.segment(number) else { return };
+        if segment.raise_commit() {
+            self.unannounced.get_or_insert(now);
+        }
+        self.release(number);
+        let mut committed = self.committed;
+        for segment in &self.segments {
+            committed = committed.max(Offset::of(segment.base, segment.commit));
+            if segment.end.is_none_or(|at| segment.commit < at.end) {
+                break;
+            }
+        }
+        if committed > self.committed {
+            self.committed = committed;
+            self.events.push_back(WriterEvent::Committed(committed));
+        }
+        self.drained(now);
+        if self.roll == Roll::Closed && self.segments.iter().all(Segment::finished) {
+            self.stop(WriterEvent::Closed);
+        }
+        while self.segments.len() > 1 && self.segments[0].done() {
+            self.segments.pop_front();
+        }
+    }
+
+    fn release(&mut self, number: SegmentNumber) {
+        let Some(segment) = self.segment(number) else { return };
+        let (below, bytes) = segment.release();
+        if bytes > 0 {
+            self.retained -= bytes;
+            self.events.push_back(WriterEvent::Released(number, below));
+        }
+    }
+
+    /// The budget is used up: members that lack what others have committed are the reason, unless
+    /// nothing is committed at all.
+    fn give_up_laggards(&mut self) {
+        let Some(segment) = self.segments.iter().find(|segment| segment.retains()) else { return };
+        let number = segment.number;
+        for node in segment.laggards() {
+            self.lose(&node, number, Lost::Behind);
+        }
+        self.release(number);
+    }
+
+    /// Silence is no evidence against a member while this process did not run itself.
+    fn forgive_own_pause(&mut self, now: Time) {
+        let pause = now.since(self.alive);
+        if pause.0 > self.options.member_timeout.0 / 2 {
+            for segment in &mut self.segments {
+                segment.forgive(now);
+            }
+            for link in self.links.values_mut() {
+                link.forgive(now);
+            }
+        }
+    }
+
+    /// Every member has a link, if only one that is not up yet.
+    fn watch_members(&mut self, now: Time) {
+        for member in self.segments.iter().flat_map(|segment| &segment.members) {
+            self.links.entry(member.node.clone()).or_insert(Link::Down(now));
+        }
+    }
+
+    fn amiss(&self) -> bool {
+        let short = self.segments.back().is_some_and(|segment| segment.short() && !self.closing());
+        short || self.segments.iter().any(Segment::unsettled)
+    }
+
+    /// Looks again at what only the metadata can tell, while something is amiss.
+    fn refresh(&mut self, now: Time) {
+        if self.asked.is_some() || self.request.is_some() || !self.amiss() {
+            return;
+        }
+        let unsettled =
+            self.segments.iter().find(|segment| segment.unsettled()).map(|segment| segment.number);
+        if let Some(number) = unsettled.filter(|_| now >= self.view_read.after(REFRESH)) {
+            self.view_read = now;
+            self.ask(MetaRequest::View(number));
+        } else if now >= self.nodes_read.after(REFRESH) {
+            self.nodes_read = now;
+            self.ask(MetaRequest::Nodes);
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! The roll: seals the segment in use and opens the next, without losing or reordering an append.
+//!
+//! 1. Read the nodes, while indices are still given out: an etcd outage does not stop the writer.
+//! 2. Freeze: no further index in this segment. Appends go on in the next one, at the offsets that
+//!    they will have; they are sent when it exists.
+//! 3. Drain: wait until enough members hold everything that was given out, from the retransmit
+//!    buffer if need be.
+//! 4. Propose one transaction that publishes the end and creates the next segment, and repeat it
+//!    until the records show what became of it.
+
+use super::members::{Link, Segment};
+use super::{MetaRequest, REFRESH, RETRY, Writer, WriterEvent};
+use crate::ids::{NodeId, Revision, SegmentNumber};
+use crate::limits::{ACK_QUORUM, MEMBERS_MAX};
+use crate::meta::seal::{CreateOne, SealOne, SealSegment};
+use crate::meta::{LogView, Member, SegmentRecord, TxnOutcome, Versioned};
+use crate::time::Time;
+use crate::wire::message::Proposal;
+
+/// Where a roll is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Roll {
+    /// None is under way.
+    No,
+    /// The nodes are being read, or will be at the time given.
+    Reading { again: Option<Time> },
+    /// The segment is frozen and drains; the next one will have these members.
+    Draining { next: Vec<(Member, Revision)> },
+    /// The transaction is out, or will be sent again at the time given.
+    Proposing { proposal: Box<SealSegment>, again: Option<Time> },
+    /// The transaction was refused, and the log is being read, or will be at the time given.
+    Checking { again: Option<Time> },
+    /// The last segment is sealed and there is no next one.
+    Closed,
+}
+
+impl Writer {
+    /// Whether the writer is closing: its newest segment is frozen and no other follows.
+    pub(super) fn closing(&self) -> bool {
+        self.segments.back().is_some_and(|segment| segment.end.is_some())
+    }
+
+    pub(super) fn start_closing(&mut self, now: Time) {
+        if self.stopped || self.closing() {
+            return;
+        }
+        self.segments.back_mut().expect("there is always a newest segment").freeze();
+        self.consider_roll(now);
+        self.drained(now);
+    }
+
+    /// Starts a roll if there is a reason and none is under way.
+    pub(super) fn consider_roll(&mut self, now: Time) {
+        if self.stopped || self.roll != Roll::No {
+            return;
+        }
+        let newest = self.segments.back().expect("there is always a newest segment");
+        let old = newest.assigned.0 > 0 && now >= newest.created.after(self.options.segment_age);
+        let full = newest.bytes >= self.options.segment_bytes;
+        let better = newest.members.len() < MEMBERS_MAX
+            && now >= newest.created.after(REFRESH)
+            && self.choose_ensemble().is_some_and(|ensemble| ensemble.len() > newest.members.len());
+        if self.closing() || old || full || newest.has_lost() || better {
+            self.roll = Roll::Reading { again: None };
+            self.ask(MetaRequest::Nodes);
+        }
+    }
+
+    /// Who can be a member of the next segment: nodes that run and that a stream is up to, those
+    /// that have not just been given up first, then members of the segment in use.
+    fn choose_ensemble(&self) -> Option<Vec<(Member, Revision)>> {
+        let newest = self.segments.iter().rev().find(|segment| segment.record.is_some())?;
+        let rank = |node: &NodeId| match newest.members.iter().find(|member| member.node == *node) {
+            Some(member) if member.lost.is_none() => 0,
+            None => 1,
+            Some(member) if self.nodes.get(node).is_some_and(|view| view.memory != member.incarnation) => 1,
+            Some(_) => 2,
+        };
+        let mut fit: Vec<(u8, Member, Revision)> = Vec::new();
+        for (node, view) in self.nodes.iter().filter(|(_, view)| view.usable()) {
+            let (incarnation, revision) = view.incarnation(self.level);
+            if self.links.get(node) == Some(&Link::Up(incarnation)) {
+                fit.push((rank(node), Member { node: node.clone(), incarnation }, revision));
+            }
+        }
+        fit.sort();
+        let fresh = fit.iter().filter(|(rank, ..)| *rank < 2).count();
+        let wanted = if fresh >= ACK_QUORUM { fresh.min(MEMBERS_MAX) } else { fit.len().min(ACK_QUORUM) };
+        fit.truncate(wanted);
+        (fit.len() >= ACK_QUORUM)
+            .then(|| fit.into_iter().map(|(_, member, revision)| (member, revision)).collect())
+    }
+
+    pub(super) fn nodes_arrived(&mut self, now: Time) {
+        if !matches!(self.roll, Roll::Reading { .. }) {
+            return;
+        }
+        let frozen = self.segments.iter().any(|segment| segment.end.is_some() && segment.sealed.is_none());
+        let closing = self.closing();
+        let next = if closing { Some(Vec::new()) } else { self.choose_ensemble() };
+        let Some(next) = next else {
+            self.roll = Roll::Reading { again: Some(now.after(RETRY)) };
+            return;
+        };
+        if !frozen {
+            let newest = self.segments.back_mut().expect("there is always a newest segment");
+            let end = newest.freeze();
+            let base = newest.base.plus(end.end.0);
+            let (number, start) = (newest.number.plus(1), newest.at_assigned);
+            self.segments.push_back(Segment::pending(now, number, base, start));
+        }
+        self.roll = Roll::Draining { next };
+        self.drained(now);
+    }
+
+    /// Proposes the seal once the frozen segment has drained.
+    pub(super) fn drained(&mut self, now: Time) {
+        let Roll::Draining { next } = &self.roll else { return };
+        let Some(segment) = self.segments.iter().find(|s| s.end.is_some() && s.sealed.is_none()) else {
+            return;
+        };
+        if !segment.drained() {
+            return;
+        }
+        let record = segment.record.clone().expect("a segment that is frozen exists");
+        let revision = |node: &NodeId| self.nodes.get(node).map(|view| view.incarnation(self.level));
+        let (mut holders, mut moved) = (Vec::new(), Vec::new());
+        for member in &segment.members {
+            match revision(&member.node) {
+                Some((current, revision)) if current != member.incarnation => {
+                    moved.push((member.node.clone(), revision));
+                }
+                Some((_, revision)) if member.held >= segment.assigned => {
+                    holders.push((member.node.clone(), revision));
+                }
+                _ => {}
+            }
+        }
+        let archived = segment.archived;
+        let at = segment.end.expect("it is frozen");
+        if holders.is_empty() && archived < at.end {
+            // Who holds it is not known to the metadata now, or has been reborn: look again.
+            self.roll = Roll::Reading { again: Some(now.after(RETRY)) };
+            return;
+        }
+        let proposal = Box::new(SealSegment {
+            log: self.log,
+            read: self.record.clone(),
+            seal: Some(SealOne {
+                segment: segment.number,
+                read: record,
+                at,
+                holders,
+                moved,
+                archived,
+                recovery: false,
+            }),
+            create: (!next.is_empty()).then(|| CreateOne { level: self.level, ensemble: next.clone() }),
+        });
+        self.ask(MetaRequest::Propose(Proposal::Seal(proposal.clone())));
+        self.roll = Roll::Proposing { proposal, again: None };
+    }
+
+    pub(super) fn outcome_arrived(&mut self, now: Time, outcome: TxnOutcome) {
+        let Roll::Proposing { proposal, .. } = &self.roll else { return };
+        let sealed = proposal.seal.as_ref().expect("a roll seals").segment;
+        match outcome {
+            TxnOutcome::Applied(revision) => {
+                let settled = proposal.seal.as_ref().is_some_and(|seal| seal.settled());
+                let (record, created) = proposal.records();
+                self.record = Versioned { revision, value: record };
+                let created = created.map(|(number, value)| (number, Versioned { revision, value }));
+                self.rolled(now, sealed, settled, created);
+            }
+            TxnOutcome::Refused => {
+                self.roll = Roll::Checking { again: None };
+                self.ask(MetaRequest::View(sealed));
+            }
+        }
+    }
+
+    /// A transaction whose outcome is unknown is repeated as it is, until the records show one
+    /// outcome or the other; anything else is asked for again.
+    pub(super) fn meta_failed(&mut self, now: Time, proposed: bool) {
+        let later = Some(now.after(RETRY));
+        match &mut self.roll {
+            Roll::Reading { again } | Roll::Checking { again } => *again = later,
+            Roll::Proposing { again, .. } if proposed => *again = later,
+            Roll::Proposing { .. } | Roll::No | Roll::Draining { .. } | Roll::Closed => {}
+        }
+    }
+
+    pub(super) fn roll_deadline(&self) -> Option<Time> {
+        match &self.roll {
+            Roll::Reading { again } | Roll::Checking { again } | Roll::Proposing { again, .. } => *again,
+            Roll::No | Roll::Draining { .. } | Roll::Closed => None,
+        }
+    }
+
+    pub(super) fn roll_timeout(&mut self, now: Time) {
+        let first_open =
+            self.segments.iter().find(|segment| segment.sealed.is_none()).map(|segment| segment.number);
+        let request = match &mut self.roll {
+            Roll::Reading { again } if again.is_some_and(|at| now >= at) => {
+                *again = None;
+                Some(MetaRequest::Nodes)
+            }
+            Roll::Checking { again } if again.is_some_and(|at| now >= at) => {
+                *again = None;
+                first_open.map(MetaRequest::View)
+            }
+            Roll::Proposing { proposal, again } if again.is_some_and(|at| now >= at) => {
+                *again = None;
+                Some(MetaRequest::Propose(Proposal::Seal(proposal.clone())))
+            }
+            _ => None,
+        };
+        if let Some(request) = request {
+            self.ask(request);
+        }
+        self.drained(now);
+    }
+
+    /// What the metadata show of the log: whether it is still mine, and whether a proposal landed.
+    pub(super) fn view_arrived(&mut self, now: Time, view: &LogView) {
+        let record = &view.record.value;
+        if record.writer != self.record.value.writer || record.epoch != self.record.value.epoch {
+            return self.stop(WriterEvent::Fenced(record.epoch));
+        }
+        for (number, seen) in &view.segments {
+            if let Some(segment) = self.segment(*number) {
+                segment.archived = segment.archived.max(seen.archived.end.min(segment.assigned));
+                if segment.sealed == Some(false) && seen.record.value.settled() {
+                    segment.sealed = Some(true);
+                }
+            }
+            self.advance(now, *number);
+        }
+        if matches!(self.roll, Roll::Checking { .. }) {
+            self.refused_because(now, view);
+        }
+    }
+
+    /// A proposal was refused: adopt it if it had landed after all, else try again with what the
+    /// records show now. The end stays the same whatever happens.
+    fn refused_because(&mut self, now: Time, view: &LogView) {
+        self.record = view.record.clone();
+        let Some(segment) = self.segments.iter_mut().find(|s| s.end.is_some() && s.sealed.is_none()) else {
+            return;
+        };
+        let number = segment.number;
+        let Some(seen) = view.segments.get(&number) else {
+            self.roll = Roll::Checking { again: Some(now.after(RETRY)) };
+            return;
+        };
+        if let Some(at) = seen.record.value.state.end() {
+            if Some(*at) != segment.end {
+                let said = segment.end.map(|at| at.end);
+                let why = format!("segment {number} is sealed at {}, its writer said {said:?}", at.end);
+                return self.stop(WriterEvent::Broken(why));
+            }
+            let settled = seen.record.value.settled();
+            let created =
+                view.segments.get(&number.plus(1)).map(|next| (number.plus(1), next.record.clone()));
+            return self.rolled(now, number, settled, created);
+        }
+        segment.record = Some(seen.record.clone());
+        self.roll = Roll::Reading { again: None };
+        self.ask(MetaRequest::Nodes);
+    }
+
+    /// The seal is published, and the next segment, if one was wanted, exists.
+    fn rolled(
+        &mut self,
+        now: Time,
+        sealed: SegmentNumber,
+        settled: bool,
+        created: Option<(SegmentNumber, Versioned<SegmentRecord>)>,
+    ) {
+        if let Some(segment) = self.segment(sealed) {
+            segment.sealed = Some(settled);
+        }
+        match created {
+            Some((number, record)) => {
+                let nodes = record.value.ensemble.iter().map(|member| member.node.clone()).collect();
+                let Some(segment) = self.segment(number).filter(|next| next.base == record.value.base) else {
+                    let why = format!(
+                        "segment {number} was created at offset {}, not by this writer",
+                        record.value.base
+                    );
+                    return self.stop(WriterEvent::Broken(why));
+                };
+                segment.exists(now, record);
+                self.roll = Roll::No;
+                self.watch_members(now);
+                self.events.push_back(WriterEvent::Opened(number, nodes));
+            }
+            None if self.closing() => self.roll = Roll::Closed,
+            None => {
+                // It landed without the next segment: an earlier attempt to close cannot be taken
+                // back, so no attempt is ever made before the last append.
+                unreachable!("a roll that does not close creates the next segment in the same transaction");
+            }
+        }
+        self.advance(now, sealed);
+        if self.roll == Roll::Closed
+            && self.segments.iter().all(|s| s.end.is_some_and(|at| s.commit >= at.end))
+        {
+            self.stop(WriterEvent::Closed);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What is sent to which node next.
+
+use super::members::{MemberState, Segment, Stream};
+use super::{Writer, WriterOptions};
+use crate::batch::Place;
+use crate::ids::{Incarnation, Index, NodeId};
+use crate::time::Time;
+
+/// Something to send on the stream to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transmit {
+    /// Open the segment at this life of the node's buffer.
+    Open(Place, Incarnation),
+    /// The batches of the segment from one index to another.
+    Batches(Place, Index, Index),
+    /// A commit mark on its own.
+    Commit(Place, Index),
+}
+
+impl Writer {
+    /// The next thing to send to `node`, whose stream is up.
+    pub fn poll_transmit(&mut self, now: Time, node: &NodeId) -> Option<Transmit> {
+        if self.stopped {
+            return None;
+        }
+        let (log, epoch, options) = (self.log, self.record.value.epoch, self.options);
+        let announce = self.unannounced.is_some_and(|since| now >= since.after(options.commit_delay));
+        for segment in self.segments.iter_mut().filter(|segment| segment.record.is_some()) {
+            let place = Place { log, segment: segment.number, epoch };
+            let Some(at) = segment.members.iter().position(|member| member.node == *node) else { continue };
+            if let Some(transmit) = segment.next_for(at, now, place, &options, announce) {
+                return Some(transmit);
+            }
+        }
+        None
+    }
+
+    /// Every stream has been asked what it has to send: no commit mark is waiting any more. Called
+    /// by the driver when [`poll_transmit`](Self::poll_transmit) returned nothing to any of them.
+    pub fn announced(&mut self, now: Time) {
+        if self.unannounced.is_some_and(|since| now >= since.after(self.options.commit_delay)) {
+            self.unannounced = None;
+        }
+    }
+}
+
+impl Segment {
+    fn next_for(
+        &mut self,
+        at: usize,
+        now: Time,
+        place: Place,
+        options: &WriterOptions,
+        announce: bool,
+    ) -> Option<Transmit> {
+        let (released, commit) = (self.released, self.commit);
+        let to_end = self.assigned;
+        let member = &mut self.members[at];
+        // A member that was given up may still help to drain, but what it lacks may be gone.
+        let given_up = member.lost.as_ref();
+        if given_up.is_some_and(|lost| lost.for_good() || member.held < released || self.end.is_none()) {
+            return None;
+        }
+        match member.stream {
+            Stream::Unopened(not_before) => {
+                let nothing_to_do = member.known && member.held >= to_end && self.end.is_some();
+                if now < not_before || nothing_to_do {
+                    return None;
+                }
+                return Some(member.start_opening(now, place));
+            }
+            Stream::Opening => return None,
+            Stream::Open => {}
+        }
+        let from = member.sent.max(released);
+        if from < to_end && member.sent >= released {
+            let to = self.batch_limit(from, options.transmit_bytes);
+            let member = &mut self.members[at];
+            member.sent = to;
+            member.owes.get_or_insert(now);
+            // Batches carry the mark that was known when they were encoded, not this one.
+            return Some(Transmit::Batches(place, from, to));
+        }
+        if announce && member.told < commit {
+            member.told = commit;
+            return Some(Transmit::Commit(place, commit));
+        }
+        None
+    }
+
+    fn batch_limit(&self, from: Index, bytes: u64) -> Index {
+        let first = self.batches.partition_point(|batch| batch.end <= from);
+        let mut sum = 0;
+        let mut to = from;
+        for batch in self.batches.range(first..) {
+            sum += batch.bytes;
+            to = batch.end;
+            if sum >= bytes {
+                break;
+            }
+        }
+        to
+    }
+}
+
+impl MemberState {
+    /// The first opening of a fresh segment costs no round trip: its tail is 0, so appends follow
+    /// at once. Later ones ask for the tail first.
+    fn start_opening(&mut self, now: Time, place: Place) -> Transmit {
+        self.stream = if self.known { Stream::Opening } else { Stream::Open };
+        self.known = true;
+        self.sent = self.held;
+        self.owes.get_or_insert(now);
+        Transmit::Open(place, self.incarnation)
+    }
+}
