@@ -1,1 +1,36 @@
-//! Placeholder.
+//! The Piculet node and the `piculet` command.
+//!
+//! | question | where |
+//! |---|---|
+//! | how does a node start, run and stop | [`node`], settings in [`config`] |
+//! | what do its parts share | [`core`], the table of logs in [`logs`] |
+//! | how does it belong to a cluster | [`membership`] |
+//! | what does it know of the metadata | [`view`] |
+//! | how do entries get into object storage | [`archive`] |
+//! | who serves clients | [`server`] |
+//! | what does the command line do | [`cli`], [`bench`], [`demo`] |
+//! | who starts processes on one machine | [`local`] |
+//! | who answers operators | [`admin`], [`status`], [`metrics`] |
+
+pub mod admin;
+pub mod archive;
+pub mod bench;
+pub mod certs;
+pub mod cli;
+pub mod config;
+pub mod core;
+pub mod demo;
+pub mod health;
+pub mod local;
+pub mod logs;
+pub mod membership;
+pub mod metrics;
+pub mod node;
+mod progress;
+pub mod server;
+pub mod status;
+mod usage;
+pub mod view;
+
+#[cfg(test)]
+mod fixture;

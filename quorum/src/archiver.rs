@@ -76,6 +76,8 @@ pub struct Archiver {
     waiting: Option<(Index, Time)>,
     /// Since when the archive has not grown although something was due.
     stalled: Option<(Index, Time)>,
+    /// Since when this member has had the role.
+    tenure: Option<Time>,
     /// Not to act before this time: something just failed.
     not_before: Time,
     failures: u32,
@@ -99,6 +101,7 @@ impl Archiver {
             return self.unless_paused(now, ArchiverStep::MarkArchived);
         }
         self.look(now, sight);
+        self.tenure = (sight.elected == Some(true)).then(|| self.tenure.unwrap_or(now));
         let Some(due) = self.due(sight) else {
             // A seal may show that this member lacks what is left.
             let short = sight.end.is_some() && sight.elected == Some(true);
@@ -110,7 +113,11 @@ impl Archiver {
         let (_, since) = *self.stalled.get_or_insert((sight.archived, now));
         let patience = Span(3 * self.options.interval.0.max(1));
         match sight.elected {
-            Some(true) if now >= since.after(patience) && self.failures > 0 => {
+            // What went wrong before this member had the role is not counted against it.
+            Some(true)
+                if self.failures > 0
+                    && self.tenure.is_some_and(|tenure| now >= tenure.max(since).after(patience)) =>
+            {
                 self.stalled = Some((sight.archived, now));
                 ArchiverStep::Resign
             }
@@ -252,6 +259,17 @@ mod tests {
             }
         }
         assert!(now >= at(3_000) && uploads > 1, "{uploads} uploads until {now:?}");
+    }
+
+    #[test]
+    fn a_member_that_failed_long_ago_tries_before_it_resigns() {
+        let options = FlushOptions { interval: Span::millis(20), ..FlushOptions::default() };
+        let mut archiver = Archiver::new(options);
+        let due = waiting(options.bytes);
+        archiver.step(at(0), &due);
+        archiver.failed(at(0));
+        let elected = Sight { elected: Some(true), ..due };
+        assert_eq!(archiver.step(at(5_000), &elected), ArchiverStep::Upload(Index(0), Index(10)));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub const ACK_QUORUM: usize = 2;
 pub const NODES_MAX: usize = 256;
 /// Most logs that one listing returns; the rest follows by name.
 pub const LIST_PAGE: usize = 1_000;
+/// Most segments that one view of a log shows; the rest follows by number.
+pub const VIEW_SEGMENTS: usize = 64;
 /// Most compares, and most puts, in one transaction (etcd's own limit is 128).
 pub const TXN_OPS_MAX: usize = 127;
 

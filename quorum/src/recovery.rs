@@ -42,6 +42,15 @@ enum MemberState {
     Moved,
 }
 
+/// Something that one member, or two, have been asked to do beyond the fence.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Busy {
+    /// To show the chain at an index.
+    Chain(NodeId, Index),
+    /// To give, and to take, a copy.
+    Copy { source: NodeId, target: NodeId },
+}
+
 /// The takeover of one segment in one epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Recovery {
@@ -53,14 +62,18 @@ pub struct Recovery {
     archived: SegmentEnd,
     nodes: BTreeMap<NodeId, NodeView>,
     members: BTreeMap<NodeId, MemberState>,
-    started: Time,
     /// When the fence quorum had answered.
     safe: Option<Time>,
     /// The end that R4 found.
     end: Option<SegmentEnd>,
     /// Chains that a longer member must confirm: (index, chain that a shorter one has there).
     unchecked: Vec<(Index, Chain)>,
-    busy: bool,
+    /// What is under way with members: nothing else is asked of them meanwhile.
+    busy: Option<Busy>,
+    /// Since when members that do not answer are waited for without any progress.
+    idle: Option<Time>,
+    /// The longest prefix that a member short of the end has reported.
+    copied: Index,
     requests: VecDeque<RecoveryRequest>,
     outcome: Option<RecoveryOutcome>,
 }
@@ -121,7 +134,7 @@ impl Recovery {
         let mut members = BTreeMap::new();
         for member in &record.value.ensemble {
             let current = nodes.get(&member.node).map(|view| view.incarnation(level).0);
-            let moved = current.is_some_and(|current| current != member.incarnation);
+            let moved = current.is_some_and(|current| current > member.incarnation);
             members.insert(member.node.clone(), if moved { MemberState::Moved } else { MemberState::Asked });
         }
         let mut recovery = Self {
@@ -133,14 +146,21 @@ impl Recovery {
             archived,
             nodes,
             members,
-            started: now,
             safe: None,
             end: None,
             unchecked: Vec::new(),
-            busy: false,
+            busy: None,
+            idle: None,
+            copied: Index(0),
             requests: VecDeque::new(),
             outcome: None,
         };
+        let members = recovery.record.value.ensemble.len();
+        if members < ACK_QUORUM {
+            let why = format!("segment {number} has {members} members in its record; none is fenced");
+            recovery.outcome = Some(RecoveryOutcome::Alarm(why));
+            return recovery;
+        }
         for node in recovery.members_that(|state| *state == MemberState::Asked) {
             let address = recovery.address(&node);
             recovery.requests.push_back(RecoveryRequest::Fence(node, address));
@@ -152,14 +172,14 @@ impl Recovery {
     /// A member answered the fence.
     pub fn handle_fenced(&mut self, now: Time, node: &NodeId, answer: Result<FenceOk, Refusal>) {
         match answer {
-            Ok(fenced) => {
-                self.members.insert(node.clone(), MemberState::Fenced(fenced));
-            }
+            Ok(fenced) => self.fenced_by(node, fenced),
             Err(Refusal::Fenced { epoch }) if epoch > self.epoch => {
-                self.outcome = Some(RecoveryOutcome::Fenced(epoch));
+                self.outcome.get_or_insert(RecoveryOutcome::Fenced(epoch));
             }
-            Err(Refusal::WrongIncarnation { .. }) => {
-                self.members.insert(node.clone(), MemberState::Moved);
+            Err(Refusal::WrongIncarnation { current })
+                if self.record.value.member(node).is_some_and(|listed| current > listed) =>
+            {
+                self.moved(node);
             }
             Err(_) => self.retry_later(now, node),
         }
@@ -168,14 +188,23 @@ impl Recovery {
 
     /// A member does not answer, or failed in the middle of a copy: it is asked again later.
     pub fn handle_silent(&mut self, now: Time, node: &NodeId) {
-        self.busy = false;
+        let involved = match &self.busy {
+            Some(Busy::Chain(asked, _)) => asked == node,
+            Some(Busy::Copy { source, target }) => source == node || target == node,
+            None => false,
+        };
+        if involved {
+            self.busy = None;
+        }
         self.retry_later(now, node);
         self.step(now);
     }
 
     /// The chain that a longer member has where a shorter one ends; none when it has freed that.
     pub fn handle_chain(&mut self, now: Time, at: Index, chain: Option<Chain>) {
-        self.busy = false;
+        if matches!(&self.busy, Some(Busy::Chain(_, asked)) if *asked == at) {
+            self.busy = None;
+        }
         if let Some(place) = self.unchecked.iter().position(|(index, _)| *index == at) {
             let (index, expected) = self.unchecked.swap_remove(place);
             if let Some(found) = chain.filter(|found| *found != expected) {
@@ -188,7 +217,9 @@ impl Recovery {
 
     /// A copy reached the end: the member holds everything below `held`, and this is its chain.
     pub fn handle_copied(&mut self, now: Time, node: &NodeId, held: Index) {
-        self.busy = false;
+        if matches!(&self.busy, Some(Busy::Copy { target, .. }) if target == node) {
+            self.busy = None;
+        }
         if let (Some(MemberState::Fenced(fenced)), Some(end)) = (self.members.get_mut(node), self.end)
             && held >= end.end
         {
@@ -202,10 +233,10 @@ impl Recovery {
     pub fn handle_nodes(&mut self, now: Time, nodes: BTreeMap<NodeId, NodeView>) {
         self.nodes = nodes;
         let level = self.record.value.level;
-        for member in &self.record.value.ensemble {
+        for member in self.record.value.ensemble.clone() {
             let current = self.nodes.get(&member.node).map(|view| view.incarnation(level).0);
-            if current.is_some_and(|current| current != member.incarnation) {
-                self.members.insert(member.node.clone(), MemberState::Moved);
+            if current.is_some_and(|current| current > member.incarnation) {
+                self.moved(&member.node);
             }
         }
         self.step(now);
@@ -233,8 +264,10 @@ impl Recovery {
             MemberState::Silent(at) => Some(*at),
             _ => None,
         });
-        let grace = self.safe.filter(|_| self.end.is_none()).map(|safe| safe.after(self.options.grace));
-        let bound = self.end.map(|_| self.started.after(self.options.silence));
+        let free = self.busy.is_none();
+        let grace =
+            self.safe.filter(|_| free && self.end.is_none()).map(|safe| safe.after(self.options.grace));
+        let bound = self.idle.filter(|_| free).map(|since| since.after(self.options.silence));
         silent.chain(grace).chain(bound).min()
     }
 
@@ -258,6 +291,36 @@ impl Recovery {
         self.members_that(|state| matches!(state, MemberState::Asked | MemberState::Silent(_)))
     }
 
+    /// A member that has provably forgotten never speaks for the segment again, not even by an
+    /// answer from its earlier life that arrives late.
+    fn moved(&mut self, node: &NodeId) {
+        self.members.insert(node.clone(), MemberState::Moved);
+        match &self.busy {
+            Some(Busy::Chain(asked, _)) if asked == node => self.busy = None,
+            Some(Busy::Copy { source, target }) if source == node || target == node => self.busy = None,
+            _ => {}
+        }
+    }
+
+    /// A member that answers after the end was found is compared with it like the others; when it
+    /// holds more, the end is found anew, for none has been published.
+    fn fenced_by(&mut self, node: &NodeId, fenced: FenceOk) {
+        let Some(state) = self.members.get_mut(node) else { return };
+        if *state == MemberState::Moved {
+            return;
+        }
+        *state = MemberState::Fenced(fenced);
+        let Some(end) = self.end else { return };
+        if fenced.tail > end.end {
+            (self.end, self.idle) = (None, None);
+            return;
+        }
+        self.unchecked.extend(comparable(&fenced, &self.archived, &end));
+        if fenced.tail > self.copied {
+            (self.copied, self.idle) = (fenced.tail, None);
+        }
+    }
+
     fn retry_later(&mut self, now: Time, node: &NodeId) {
         let state = self.members.get_mut(node);
         if let Some(state @ (MemberState::Asked | MemberState::Silent(_) | MemberState::Fenced(_))) = state {
@@ -267,7 +330,7 @@ impl Recovery {
     }
 
     fn step(&mut self, now: Time) {
-        if self.outcome.is_some() || self.busy {
+        if self.outcome.is_some() || self.busy.is_some() {
             return;
         }
         let fenced: Vec<(NodeId, FenceOk)> = self.fenced();
@@ -285,19 +348,19 @@ impl Recovery {
         }
         let Some(source) = holders.first().map(|node| (*node).clone()) else {
             // Whoever had the longest prefix is gone: the fence replies no longer show the end.
-            self.end = None;
-            self.safe = None;
+            (self.end, self.safe, self.idle) = (None, None, None);
             return;
         };
         if let Some((target, shorter)) = fenced.iter().find(|(_, f)| f.held < end.end) {
-            self.busy = true;
+            self.busy = Some(Busy::Copy { source: source.clone(), target: target.clone() });
             let from = shorter.tail.max(self.archived.end);
             let source = (source.clone(), self.address(&source));
             let target = (target.clone(), self.address(target));
             return self.requests.push_back(RecoveryRequest::Copy { source, target, from, to: end.end });
         }
         let waiting = self.members.values().any(|s| matches!(s, MemberState::Asked | MemberState::Silent(_)));
-        if !waiting || now >= self.started.after(self.options.silence) {
+        let idle = *self.idle.get_or_insert(now);
+        if !waiting || now >= idle.after(self.options.silence) {
             self.publish(end, &holders);
         }
     }
@@ -312,7 +375,10 @@ impl Recovery {
         }
         let everybody = fenced.len() + moved.len() == members;
         match quorums::fenced(members, fenced.len()) {
-            Fenced::Waiting => return false,
+            Fenced::Waiting => {
+                self.safe = None;
+                return false;
+            }
             Fenced::Safe if !everybody => {
                 let safe = *self.safe.get_or_insert(now);
                 if now < safe.after(self.options.grace) {
@@ -329,9 +395,7 @@ impl Recovery {
         } else {
             self.archived
         };
-        let shorter = fenced.iter().map(|(_, fenced)| (fenced.tail, fenced.chain));
-        let checked = shorter.filter(|(tail, _)| *tail >= self.archived.end && *tail <= end.end);
-        self.unchecked = checked.collect();
+        self.unchecked = fenced.iter().filter_map(|(_, f)| comparable(f, &self.archived, &end)).collect();
         self.end = Some(end);
         true
     }
@@ -355,7 +419,7 @@ impl Recovery {
                 self.unchecked.remove(0);
                 continue;
             };
-            self.busy = true;
+            self.busy = Some(Busy::Chain(longer.clone(), index));
             let address = self.address(longer);
             self.requests.push_back(RecoveryRequest::Chain(longer.clone(), address, index));
             return true;
@@ -396,4 +460,9 @@ impl Recovery {
         let incarnation = self.record.value.member(node).expect("only members are addressed");
         Address { log: self.log, segment: self.number, epoch: self.epoch, incarnation }
     }
+}
+
+/// A member's tail and the chain there, when the end shows what that chain must be.
+fn comparable(fenced: &FenceOk, archived: &SegmentEnd, end: &SegmentEnd) -> Option<(Index, Chain)> {
+    (archived.end..=end.end).contains(&fenced.tail).then_some((fenced.tail, fenced.chain))
 }

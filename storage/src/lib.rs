@@ -1,1 +1,34 @@
-//! Placeholder.
+//! Bytes at rest: a node's memory buffer, and objects.
+//!
+//! A node keeps the entries of a segment in a [`SegmentBuffer`], over chunks that a bounded
+//! [`Arena`] lends it. What is committed is written as a [`part`], an object that describes itself,
+//! to one of the stores behind [`Objects`]; [`names`] says what its object is called.
+
+#![deny(unsafe_code)]
+
+mod arena;
+mod batches;
+mod buffer_dir;
+#[cfg(test)]
+mod fixture;
+mod frames;
+#[expect(unsafe_code, reason = "the shared mapping, and system calls that have no safe form")]
+mod mapping;
+mod objects;
+mod segment_buffer;
+mod stores;
+
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+pub mod limits;
+pub mod names;
+pub mod part;
+
+pub use arena::{Arena, ArenaError, ArenaOptions, Full};
+pub use batches::RowError;
+pub use frames::Run;
+pub use names::PartName;
+pub use objects::{ListedPart, ObjectError, Objects, Probe, Put};
+pub use part::{EncodedPart, Part, PartError, PartHeader};
+pub use segment_buffer::SegmentBuffer;
+pub use stores::{S3Options, StoreError};

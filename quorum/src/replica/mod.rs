@@ -17,7 +17,7 @@ use crate::ids::{Epoch, Incarnation, Index, LogId, NodeId, SegmentNumber};
 use crate::meta::{SegmentEnd, SegmentRecord, SegmentState};
 use crate::wire::frame::Mark;
 use crate::wire::message::Refusal;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A node's side of one log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,8 +31,13 @@ pub struct Replica {
     /// The highest epoch that the metadata have shown for the log.
     known_epoch: Epoch,
     segments: BTreeMap<SegmentNumber, Held>,
+    /// The segments dropped last: an old record that arrives late does not bring them back, empty.
+    dropped: BTreeSet<SegmentNumber>,
     sessions: u64,
 }
+
+/// How many dropped segments are remembered. A record that is older than that many is not expected.
+const DROPPED_MAX: usize = 64;
 
 /// One segment at this node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,8 +83,16 @@ impl Replica {
     /// A node's side of `log`, in one life of its buffer, with nothing in it.
     #[must_use]
     pub fn new(node: NodeId, incarnation: Incarnation, log: LogId) -> Self {
-        let (fence_epoch, known_epoch) = (Epoch(0), Epoch(0));
-        Self { node, incarnation, log, fence_epoch, known_epoch, segments: BTreeMap::new(), sessions: 0 }
+        Self {
+            node,
+            incarnation,
+            log,
+            fence_epoch: Epoch(0),
+            known_epoch: Epoch(0),
+            segments: BTreeMap::new(),
+            dropped: BTreeSet::new(),
+            sessions: 0,
+        }
     }
 
     /// Takes note that the metadata have shown this epoch for the log.
@@ -102,8 +115,8 @@ impl Replica {
             return Learned::NotMine;
         }
         self.learn_log(record.epoch);
-        if matches!(record.state, SegmentState::Archived(_)) {
-            self.segments.remove(&number);
+        if matches!(record.state, SegmentState::Archived(_)) || self.dropped.contains(&number) {
+            self.drop_segment(number);
             return Learned::Drop;
         }
         let held = self.segments.entry(number).or_insert_with(|| Held {
@@ -128,6 +141,10 @@ impl Replica {
     /// Forgets a segment whose record has gone from the metadata.
     pub fn drop_segment(&mut self, number: SegmentNumber) {
         self.segments.remove(&number);
+        self.dropped.insert(number);
+        if self.dropped.len() > DROPPED_MAX {
+            self.dropped.pop_first();
+        }
     }
 
     /// The incarnation that this replica speaks for.

@@ -177,6 +177,15 @@ pub struct Opened {
     pub held: Index,
 }
 
+/// A member refuses the appends of a segment, until the segment is opened again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The segment.
+    pub segment: SegmentNumber,
+    /// Why.
+    pub why: Refusal,
+}
+
 /// A member of the segment has been fenced, and this is what it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FenceOk {

@@ -85,6 +85,8 @@ pub(super) struct MemberState {
     /// Since when it owes an answer.
     pub(super) owes: Option<Time>,
     pub(super) lost: Option<Lost>,
+    /// Whether anything was heard of it since it was given up.
+    pub(super) answers: bool,
 }
 
 impl MemberState {
@@ -101,6 +103,7 @@ impl MemberState {
             told: zero,
             owes: None,
             lost: None,
+            answers: true,
         }
     }
 
@@ -113,6 +116,7 @@ impl MemberState {
     }
 
     pub(super) fn acked(&mut self, now: Time, held: Index) {
+        self.answers = true;
         if held > self.held {
             self.held = held;
             self.owes = self.owes.map(|_| now);
@@ -159,6 +163,8 @@ pub(super) struct Segment {
     pub(super) bytes: u64,
     pub(super) created: Time,
     pub(super) commit: Index,
+    /// The commit mark that is due to every member that no append has told it.
+    pub(super) announce: Index,
     pub(super) archived: Index,
     /// Where it ends: no index at or beyond it is ever given out.
     pub(super) end: Option<SegmentEnd>,
@@ -189,6 +195,7 @@ impl Segment {
             bytes: 0,
             created: now,
             commit: Index(0),
+            announce: Index(0),
             archived: Index(0),
             end: None,
             sealed: None,
@@ -238,6 +245,7 @@ impl Segment {
         let number = self.number;
         let Some(member) = self.member(node) else { return };
         if member.incarnation == incarnation {
+            member.answers = true;
             member.stream = Stream::Unopened(now);
             member.owes = member.owes.map(|_| now);
         } else if member.lost != Some(Lost::Reborn) {
@@ -271,7 +279,7 @@ impl Segment {
         let due = due.filter_map(|member| due_at(member, timeout, links));
         let reopen =
             self.members.iter().filter_map(|member| match (member.stream, links.get(&member.node)) {
-                (Stream::Unopened(at), Some(Link::Up(_))) if member.lost.is_none() => Some(at),
+                (Stream::Unopened(at), Some(Link::Up(_))) if self.helps(member) => Some(at),
                 _ => None,
             });
         due.chain(reopen).min()
@@ -285,7 +293,9 @@ impl Segment {
 
     /// Raises the commit to what the members' marks, a settled seal and the archive give.
     pub(super) fn raise_commit(&mut self) -> bool {
-        let acked = quorums::committed(self.members.iter().map(|member| member.held));
+        // What a reborn member has acknowledged in its earlier life is gone.
+        let living = self.members.iter().filter(|member| member.lost != Some(Lost::Reborn));
+        let acked = quorums::committed(living.map(|member| member.held));
         let settled = if self.sealed == Some(true) { self.end.map(|at| at.end) } else { None };
         let commit = acked.max(self.archived).max(settled.unwrap_or_default()).max(self.commit);
         assert!(commit <= self.assigned, "commit {commit} beyond what was given out, {}", self.assigned);
@@ -345,9 +355,22 @@ impl Segment {
         self.members.iter().any(|member| member.lost.is_some())
     }
 
-    /// Whether any member owes an answer.
-    pub(super) fn owed(&self) -> bool {
-        self.members.iter().any(|member| member.lost.is_none() && member.owes.is_some())
+    /// Whether any member is about to be given up unless it answers, or comes back.
+    pub(super) fn watched(&self, links: &BTreeMap<NodeId, Link>) -> bool {
+        let mut members = self.members.iter().filter(|member| member.lost.is_none());
+        members.any(|member| due(member, Span(0), links).is_some())
+    }
+
+    /// Whether a member may be sent what it lacks: also one that was given up, for without it
+    /// nothing might be committed until the metadata store answers and the segment can be rolled.
+    /// But what it lacks may be gone.
+    pub(super) fn helps(&self, member: &MemberState) -> bool {
+        member.lost.as_ref().is_none_or(|lost| !lost.for_good() && member.held >= self.released)
+    }
+
+    /// Whether it is frozen, and its end not known to be published.
+    pub(super) fn draining(&self) -> bool {
+        self.end.is_some() && self.sealed.is_none()
     }
 
     pub(super) fn unsettled(&self) -> bool {

@@ -81,7 +81,10 @@ pub struct Writer {
     /// When anything was heard last, be it a clock's tick.
     alive: Time,
     events: VecDeque<WriterEvent>,
+    /// What the roll wants of the metadata next.
     request: Option<MetaRequest>,
+    /// What else is to be looked up, when the roll wants nothing: it never displaces the roll's.
+    look: Option<MetaRequest>,
     asked: Option<Asked>,
     stopped: bool,
 }
@@ -199,6 +202,7 @@ impl Writer {
             alive: now,
             events: VecDeque::new(),
             request: None,
+            look: None,
             asked: None,
             stopped: false,
         };
@@ -221,14 +225,15 @@ impl Writer {
         if self.stopped || self.closing() {
             return Err(AssignError::Closed);
         }
+        self.observe(now);
         if self.retained + bytes > self.options.retransmit_bytes && self.retained > 0 {
             self.give_up_laggards();
+            self.consider_roll(now);
             if self.retained + bytes > self.options.retransmit_bytes {
                 return Err(AssignError::NoRoom(self.retained));
             }
         }
         self.retained += bytes;
-        self.alive = self.alive.max(now);
         if self.segments.len() == 1 {
             // This append carries the mark.
             self.unannounced = None;
@@ -249,6 +254,24 @@ impl Writer {
     #[must_use]
     pub fn room(&self) -> u64 {
         self.options.retransmit_bytes.saturating_sub(self.retained)
+    }
+
+    /// Bytes that are kept until they are released.
+    #[must_use]
+    pub fn retained(&self) -> u64 {
+        self.retained
+    }
+
+    /// Whether there is a metadata request to carry out.
+    #[must_use]
+    pub fn has_request(&self) -> bool {
+        (self.request.is_some() || self.look.is_some()) && self.asked.is_none()
+    }
+
+    /// Whether a commit mark waits to be sent: then time matters soon.
+    #[must_use]
+    pub fn commit_waits(&self) -> bool {
+        self.unannounced.is_some()
     }
 
     /// Below it every entry is acknowledged.
@@ -289,16 +312,22 @@ impl Writer {
 
     /// A stream to a node is up, to this life of its buffer.
     pub fn handle_connected(&mut self, now: Time, node: &NodeId, incarnation: Incarnation) {
-        self.links.insert(node.clone(), Link::Up(incarnation));
-        for at in 0..self.segments.len() {
-            self.segments[at].connected(now, node, incarnation, &mut self.events);
-            self.advance(now, self.segments[at].number);
+        if self.stopped {
+            return;
         }
+        self.observe(now);
+        self.links.insert(node.clone(), Link::Up(incarnation));
+        for segment in &mut self.segments {
+            segment.connected(now, node, incarnation, &mut self.events);
+        }
+        self.advance_all(now);
+        self.node_came();
         self.consider_roll(now);
     }
 
     /// The stream to a node is gone.
     pub fn handle_disconnected(&mut self, now: Time, node: &NodeId) {
+        self.observe(now);
         if let Some(link @ Link::Up(_)) = self.links.get_mut(node) {
             *link = Link::Down(now);
         }
@@ -309,6 +338,10 @@ impl Writer {
 
     /// A member answered the opening of a segment.
     pub fn handle_opened(&mut self, now: Time, node: &NodeId, number: SegmentNumber, held: Marks) {
+        if self.stopped {
+            return;
+        }
+        self.observe(now);
         let Some(segment) = self.segment(number) else { return };
         let tail = held.tail.min(segment.assigned);
         if let Some(member) = segment.member(node) {
@@ -319,7 +352,10 @@ impl Writer {
 
     /// A member holds everything of the segment below `held`.
     pub fn handle_ack(&mut self, now: Time, node: &NodeId, number: SegmentNumber, held: Index) {
-        self.alive = self.alive.max(now);
+        if self.stopped {
+            return;
+        }
+        self.observe(now);
         let Some(segment) = self.segment(number) else { return };
         if held > segment.assigned {
             let what = format!("it acknowledges index {held}, which was never given out");
@@ -334,6 +370,10 @@ impl Writer {
 
     /// Everything of the segment below `index` is in object storage.
     pub fn handle_archived(&mut self, now: Time, number: SegmentNumber, index: Index) {
+        if self.stopped {
+            return;
+        }
+        self.observe(now);
         if let Some(segment) = self.segment(number) {
             segment.archived = segment.archived.max(index.min(segment.assigned));
         }
@@ -342,6 +382,10 @@ impl Writer {
 
     /// A member refused appends of a segment, or its opening.
     pub fn handle_refused(&mut self, now: Time, node: &NodeId, number: SegmentNumber, refusal: &Refusal) {
+        if self.stopped {
+            return;
+        }
+        self.observe(now);
         let mine = self.record.value.epoch;
         if let Refusal::Fenced { epoch } = refusal
             && *epoch > mine
@@ -351,6 +395,7 @@ impl Writer {
         let Some(segment) = self.segment(number) else { return };
         let end = segment.end.map(|at| at.end);
         let Some(member) = segment.member(node) else { return };
+        member.answers = true;
         match refusal {
             Refusal::OutOfOrder { .. } => member.reopen(now),
             Refusal::Overloaded { .. } => member.pause(now.after(RETRY)),
@@ -358,7 +403,7 @@ impl Writer {
             Refusal::Sealed { end: sealed } if end == Some(*sealed) => member.reopen(now),
             Refusal::Sealed { .. } => {
                 member.retry(now.after(REFRESH));
-                self.ask(MetaRequest::View(number));
+                self.look = Some(MetaRequest::View(number));
             }
             Refusal::WrongIncarnation { .. } => self.lose(node, number, Lost::Reborn),
             Refusal::Draining => self.lose(node, number, Lost::Draining),
@@ -371,6 +416,10 @@ impl Writer {
     /// The answer to the metadata request that is out.
     pub fn handle_meta(&mut self, now: Time, reply: MetaReply) {
         let Some(asked) = self.asked.take() else { return };
+        if self.stopped {
+            return;
+        }
+        self.observe(now);
         match reply {
             MetaReply::Nodes(nodes) => {
                 (self.nodes, self.nodes_read) = (nodes, now);
@@ -389,15 +438,25 @@ impl Writer {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Time) {
-        self.forgive_own_pause(now);
-        (self.ran, self.alive) = (now, now);
-        for at in 0..self.segments.len() {
-            let (number, late) = self.segments[at].overdue(now, self.options.member_timeout, &self.links);
+        if self.stopped {
+            return;
+        }
+        self.observe(now);
+        self.ran = now;
+        if self.unannounced.is_some_and(|since| now >= since.after(self.options.commit_delay)) {
+            self.unannounced = None;
+            for segment in &mut self.segments {
+                segment.announce = segment.commit;
+            }
+        }
+        let overdue = |segment: &Segment| segment.overdue(now, self.options.member_timeout, &self.links);
+        let late: Vec<_> = self.segments.iter().map(overdue).collect();
+        for (number, late) in late {
             for (node, lost) in late {
                 self.lose(&node, number, lost);
             }
-            self.advance(now, number);
         }
+        self.advance_all(now);
         self.roll_timeout(now);
         self.consider_roll(now);
         self.refresh(now);
@@ -412,14 +471,12 @@ impl Writer {
         let members =
             self.segments.iter().filter_map(|s| s.deadline(self.options.member_timeout, &self.links));
         let commit = self.unannounced.map(|since| since.after(self.options.commit_delay));
-        let refresh = self.amiss().then(|| self.nodes_read.after(REFRESH).max(self.ran.after(RETRY)));
+        let refresh = self.next_look().map(|(at, _)| at.max(self.ran.after(RETRY)));
+        let refresh = refresh.filter(|_| self.asked.is_none());
         let age = self.segments.back().map(|s| s.created.after(self.options.segment_age));
-        // A tick while an answer is owed shows that this process runs: see `forgive_own_pause`.
-        let tick = self
-            .segments
-            .iter()
-            .any(Segment::owed)
-            .then(|| self.ran.after(Span(self.options.member_timeout.0 / 4)));
+        // A tick while a member is waited for shows that this process runs: see `observe`.
+        let watched = self.segments.iter().any(|segment| segment.watched(&self.links));
+        let tick = watched.then(|| self.ran.after(Span(self.options.member_timeout.0 / 4)));
         let all = members.chain(commit).chain(refresh).chain(age).chain(self.roll_deadline()).chain(tick);
         all.filter(|at| *at > self.ran).min()
     }
@@ -429,7 +486,7 @@ impl Writer {
         if self.asked.is_some() || self.stopped {
             return None;
         }
-        let request = self.request.take()?;
+        let request = self.request.take().or_else(|| self.look.take())?;
         self.asked = Some(match &request {
             MetaRequest::Nodes => Asked::Nodes,
             MetaRequest::View(_) => Asked::View,
@@ -452,7 +509,7 @@ impl Writer {
     fn stop(&mut self, event: WriterEvent) {
         if !self.stopped {
             self.stopped = true;
-            self.request = None;
+            (self.request, self.look) = (None, None);
             self.events.push_back(event);
         }
     }
@@ -462,10 +519,7 @@ impl Writer {
     }
 
     fn ask(&mut self, request: MetaRequest) {
-        // A transaction takes precedence: whatever else is wanted is asked for again later.
-        if !matches!(self.request, Some(MetaRequest::Propose(_))) {
-            self.request = Some(request);
-        }
+        self.request = Some(request);
     }
 
     fn lose(&mut self, node: &NodeId, number: SegmentNumber, lost: Lost) {
@@ -473,7 +527,16 @@ impl Writer {
         let Some(member) = segment.member(node) else { return };
         if member.lost.as_ref().is_none_or(|known| !known.for_good() && lost.for_good()) {
             member.lost = Some(lost.clone());
+            member.answers = !matches!(lost, Lost::Silent | Lost::Unreachable);
             self.events.push_back(WriterEvent::MemberLost(node.clone(), number, lost));
+        }
+    }
+
+    /// Draws the conclusions from changes in any segment; those that are done with go.
+    fn advance_all(&mut self, now: Time) {
+        let numbers: Vec<SegmentNumber> = self.segments.iter().map(|segment| segment.number).collect();
+        for number in numbers {
+            self.advance(now, number);
         }
     }
 
@@ -515,7 +578,7 @@ impl Writer {
 
     /// The budget is used up: members that lack what others have committed are the reason, unless
     /// nothing is committed at all.
-    fn give_up_laggards(&mut self) {
+    pub fn give_up_laggards(&mut self) {
         let Some(segment) = self.segments.iter().find(|segment| segment.retains()) else { return };
         let number = segment.number;
         for node in segment.laggards() {
@@ -524,9 +587,11 @@ impl Writer {
         self.release(number);
     }
 
-    /// Silence is no evidence against a member while this process did not run itself.
-    fn forgive_own_pause(&mut self, now: Time) {
+    /// Something is heard. Silence is no evidence against a member while this process did not run
+    /// itself: whatever is heard first after a pause may be a member's answer, not the clock.
+    fn observe(&mut self, now: Time) {
         let pause = now.since(self.alive);
+        self.alive = self.alive.max(now);
         if pause.0 > self.options.member_timeout.0 / 2 {
             for segment in &mut self.segments {
                 segment.forgive(now);
@@ -544,24 +609,26 @@ impl Writer {
         }
     }
 
-    fn amiss(&self) -> bool {
+    /// What only the metadata can tell, and when to look again: what became of a segment that does
+    /// not drain or settle, and which nodes there are while members are wanting.
+    fn next_look(&self) -> Option<(Time, MetaRequest)> {
+        let stuck = |segment: &&Segment| segment.draining() || segment.unsettled();
+        let stuck = self.segments.iter().find(stuck).map(|segment| segment.number);
         let short = self.segments.back().is_some_and(|segment| segment.short() && !self.closing());
-        short || self.segments.iter().any(Segment::unsettled)
+        let view = stuck.map(|number| (self.view_read.after(REFRESH), MetaRequest::View(number)));
+        let nodes = short.then(|| (self.nodes_read.after(REFRESH), MetaRequest::Nodes));
+        view.into_iter().chain(nodes).min_by_key(|(at, _)| *at)
     }
 
-    /// Looks again at what only the metadata can tell, while something is amiss.
     fn refresh(&mut self, now: Time) {
-        if self.asked.is_some() || self.request.is_some() || !self.amiss() {
+        if self.asked.is_some() || self.request.is_some() || self.look.is_some() {
             return;
         }
-        let unsettled =
-            self.segments.iter().find(|segment| segment.unsettled()).map(|segment| segment.number);
-        if let Some(number) = unsettled.filter(|_| now >= self.view_read.after(REFRESH)) {
-            self.view_read = now;
-            self.ask(MetaRequest::View(number));
-        } else if now >= self.nodes_read.after(REFRESH) {
-            self.nodes_read = now;
-            self.ask(MetaRequest::Nodes);
+        let Some((_, request)) = self.next_look().filter(|(at, _)| now >= *at) else { return };
+        match &request {
+            MetaRequest::View(_) => self.view_read = now,
+            _ => self.nodes_read = now,
         }
+        self.look = Some(request);
     }
 }

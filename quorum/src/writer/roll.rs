@@ -45,6 +45,7 @@ impl Writer {
             return;
         }
         self.segments.back_mut().expect("there is always a newest segment").freeze();
+        self.view_read = now;
         self.consider_roll(now);
         self.drained(now);
     }
@@ -66,21 +67,33 @@ impl Writer {
         }
     }
 
+    /// A node that the roll may have been waiting for is there.
+    pub(super) fn node_came(&mut self) {
+        if let Roll::Reading { again: again @ Some(_) } = &mut self.roll {
+            *again = None;
+            self.ask(MetaRequest::Nodes);
+        }
+    }
+
     /// Who can be a member of the next segment: nodes that run and that a stream is up to, those
-    /// that have not just been given up first, then members of the segment in use.
+    /// that have not just been given up first. Of those that have, only whoever was heard since:
+    /// a segment with somebody who stays silent would have to be rolled again at once.
     fn choose_ensemble(&self) -> Option<Vec<(Member, Revision)>> {
         let newest = self.segments.iter().rev().find(|segment| segment.record.is_some())?;
-        let rank = |node: &NodeId| match newest.members.iter().find(|member| member.node == *node) {
-            Some(member) if member.lost.is_none() => 0,
-            None => 1,
-            Some(member) if self.nodes.get(node).is_some_and(|view| view.memory != member.incarnation) => 1,
-            Some(_) => 2,
+        let rank = |member: &Member| match newest.members.iter().find(|known| known.node == member.node) {
+            Some(known) if known.lost.is_none() => Some(0),
+            None => Some(1),
+            Some(known) if known.incarnation != member.incarnation => Some(1),
+            Some(known) => known.answers.then_some(2),
         };
         let mut fit: Vec<(u8, Member, Revision)> = Vec::new();
         for (node, view) in self.nodes.iter().filter(|(_, view)| view.usable()) {
             let (incarnation, revision) = view.incarnation(self.level);
-            if self.links.get(node) == Some(&Link::Up(incarnation)) {
-                fit.push((rank(node), Member { node: node.clone(), incarnation }, revision));
+            let member = Member { node: node.clone(), incarnation };
+            if self.links.get(node) == Some(&Link::Up(incarnation))
+                && let Some(rank) = rank(&member)
+            {
+                fit.push((rank, member, revision));
             }
         }
         fit.sort();
@@ -95,16 +108,18 @@ impl Writer {
         if !matches!(self.roll, Roll::Reading { .. }) {
             return;
         }
-        let frozen = self.segments.iter().any(|segment| segment.end.is_some() && segment.sealed.is_none());
+        let frozen = self.segments.iter().any(Segment::draining);
         let closing = self.closing();
         let next = if closing { Some(Vec::new()) } else { self.choose_ensemble() };
         let Some(next) = next else {
-            self.roll = Roll::Reading { again: Some(now.after(RETRY)) };
+            // Too few nodes can be reached; one that comes back is noticed at once.
+            self.roll = Roll::Reading { again: Some(now.after(REFRESH)) };
             return;
         };
         if !frozen {
             let newest = self.segments.back_mut().expect("there is always a newest segment");
             let end = newest.freeze();
+            self.view_read = now;
             let base = newest.base.plus(end.end.0);
             let (number, start) = (newest.number.plus(1), newest.at_assigned);
             self.segments.push_back(Segment::pending(now, number, base, start));
@@ -116,7 +131,7 @@ impl Writer {
     /// Proposes the seal once the frozen segment has drained.
     pub(super) fn drained(&mut self, now: Time) {
         let Roll::Draining { next } = &self.roll else { return };
-        let Some(segment) = self.segments.iter().find(|s| s.end.is_some() && s.sealed.is_none()) else {
+        let Some(segment) = self.segments.iter().find(|segment| segment.draining()) else {
             return;
         };
         if !segment.drained() {
@@ -127,10 +142,12 @@ impl Writer {
         let (mut holders, mut moved) = (Vec::new(), Vec::new());
         for member in &segment.members {
             match revision(&member.node) {
-                Some((current, revision)) if current != member.incarnation => {
+                Some((current, revision)) if current > member.incarnation => {
                     moved.push((member.node.clone(), revision));
                 }
-                Some((_, revision)) if member.held >= segment.assigned => {
+                Some((current, revision))
+                    if current == member.incarnation && member.held >= segment.assigned =>
+                {
                     holders.push((member.node.clone(), revision));
                 }
                 _ => {}
@@ -245,7 +262,7 @@ impl Writer {
     /// records show now. The end stays the same whatever happens.
     fn refused_because(&mut self, now: Time, view: &LogView) {
         self.record = view.record.clone();
-        let Some(segment) = self.segments.iter_mut().find(|s| s.end.is_some() && s.sealed.is_none()) else {
+        let Some(segment) = self.segments.iter_mut().find(|segment| segment.draining()) else {
             return;
         };
         let number = segment.number;
@@ -297,9 +314,9 @@ impl Writer {
             }
             None if self.closing() => self.roll = Roll::Closed,
             None => {
-                // It landed without the next segment: an earlier attempt to close cannot be taken
-                // back, so no attempt is ever made before the last append.
-                unreachable!("a roll that does not close creates the next segment in the same transaction");
+                // A roll that does not close creates the next segment in the same transaction.
+                let why = format!("segment {sealed} was sealed without a next one, not by this writer");
+                return self.stop(WriterEvent::Broken(why));
             }
         }
         self.advance(now, sealed);

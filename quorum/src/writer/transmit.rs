@@ -24,43 +24,25 @@ impl Writer {
             return None;
         }
         let (log, epoch, options) = (self.log, self.record.value.epoch, self.options);
-        let announce = self.unannounced.is_some_and(|since| now >= since.after(options.commit_delay));
         for segment in self.segments.iter_mut().filter(|segment| segment.record.is_some()) {
             let place = Place { log, segment: segment.number, epoch };
             let Some(at) = segment.members.iter().position(|member| member.node == *node) else { continue };
-            if let Some(transmit) = segment.next_for(at, now, place, &options, announce) {
+            if let Some(transmit) = segment.next_for(at, now, place, &options) {
                 return Some(transmit);
             }
         }
         None
     }
-
-    /// Every stream has been asked what it has to send: no commit mark is waiting any more. Called
-    /// by the driver when [`poll_transmit`](Self::poll_transmit) returned nothing to any of them.
-    pub fn announced(&mut self, now: Time) {
-        if self.unannounced.is_some_and(|since| now >= since.after(self.options.commit_delay)) {
-            self.unannounced = None;
-        }
-    }
 }
 
 impl Segment {
-    fn next_for(
-        &mut self,
-        at: usize,
-        now: Time,
-        place: Place,
-        options: &WriterOptions,
-        announce: bool,
-    ) -> Option<Transmit> {
-        let (released, commit) = (self.released, self.commit);
+    fn next_for(&mut self, at: usize, now: Time, place: Place, options: &WriterOptions) -> Option<Transmit> {
+        let (released, announce) = (self.released, self.announce);
         let to_end = self.assigned;
-        let member = &mut self.members[at];
-        // A member that was given up may still help to drain, but what it lacks may be gone.
-        let given_up = member.lost.as_ref();
-        if given_up.is_some_and(|lost| lost.for_good() || member.held < released || self.end.is_none()) {
+        if !self.helps(&self.members[at]) {
             return None;
         }
+        let member = &mut self.members[at];
         match member.stream {
             Stream::Unopened(not_before) => {
                 let nothing_to_do = member.known && member.held >= to_end && self.end.is_some();
@@ -81,9 +63,9 @@ impl Segment {
             // Batches carry the mark that was known when they were encoded, not this one.
             return Some(Transmit::Batches(place, from, to));
         }
-        if announce && member.told < commit {
-            member.told = commit;
-            return Some(Transmit::Commit(place, commit));
+        if member.told < announce {
+            member.told = announce;
+            return Some(Transmit::Commit(place, announce));
         }
         None
     }
@@ -110,6 +92,8 @@ impl MemberState {
         self.stream = if self.known { Stream::Opening } else { Stream::Open };
         self.known = true;
         self.sent = self.held;
+        // The marks that an earlier stream carried may never have arrived.
+        self.told = Index(0);
         self.owes.get_or_insert(now);
         Transmit::Open(place, self.incarnation)
     }

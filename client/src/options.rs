@@ -1,0 +1,51 @@
+//! Settings of a client.
+
+use crate::transport::{Identity, TransportOptions};
+use piculet_quorum::recovery::RecoveryOptions;
+use piculet_quorum::writer::WriterOptions;
+use std::time::Duration;
+
+/// Settings of a [`Client`](crate::Client).
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// Addresses of nodes, each `host:port` or `[ipv6]:port`: any of them, the others are found
+    /// through these. At least one.
+    pub nodes: Vec<String>,
+    /// Who we are and whom we trust.
+    pub identity: Identity,
+    /// Settings of the connections.
+    pub transport: TransportOptions,
+    /// Settings of writers.
+    pub writer: WriterOptions,
+    /// Settings of the recovery of a segment in a takeover.
+    pub recovery: RecoveryOptions,
+    /// How long one call waits for an answer, whichever node it comes from. Default 5 s.
+    pub call_timeout: Duration,
+    /// How long a takeover waits for members of the last segment that it cannot do without.
+    /// Default 30 s.
+    pub takeover_timeout: Duration,
+    /// How long a reader that is owed entries goes on without any progress before it reports an
+    /// error. Default 30 s.
+    pub read_timeout: Duration,
+    /// Bytes of entries that a reader keeps until they are known to be committed; beyond it stops
+    /// reading from the node. One frame may exceed it. Default 64 MiB.
+    pub read_ahead: usize,
+}
+
+impl ClientOptions {
+    /// The default settings for these nodes and this identity.
+    #[must_use]
+    pub fn new(nodes: Vec<String>, identity: Identity) -> Self {
+        Self {
+            nodes,
+            identity,
+            transport: TransportOptions::default(),
+            writer: WriterOptions::default(),
+            recovery: RecoveryOptions::default(),
+            call_timeout: Duration::from_secs(5),
+            takeover_timeout: Duration::from_secs(30),
+            read_timeout: Duration::from_secs(30),
+            read_ahead: 64 << 20,
+        }
+    }
+}

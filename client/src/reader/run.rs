@@ -1,0 +1,245 @@
+//! The reading task: from segment to segment.
+
+use super::Piece;
+use super::segment::Segment;
+use super::start::{LogPlace, Plan};
+use crate::entry::Entry;
+use crate::error::Error;
+use crate::options::ClientOptions;
+use crate::pool::{CallError, Pool};
+use piculet_quorum::ids::{Chain, LogId, NodeId, Offset, SegmentNumber};
+use piculet_quorum::meta::{LogView, SegmentState, SegmentView};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+/// First and longest pause between looks for a segment that does not exist yet.
+const NEW_SEGMENT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(1000));
+
+/// Why the task ends early.
+pub(super) enum Stop {
+    /// Nobody wants the entries.
+    Dropped,
+    /// This.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// A log being read.
+pub(super) struct Reading {
+    pub(super) pool: Pool,
+    pub(super) log: LogId,
+    /// Where to end; never, when it follows.
+    pub(super) until: Option<LogPlace>,
+    pub(super) read_ahead: usize,
+    timeout: Duration,
+    floor: Offset,
+    out: mpsc::Sender<Piece>,
+    /// When there was progress last, or, for one that follows, an answer from anybody.
+    alive: Instant,
+    /// How often nodes have failed since they were last of use.
+    pub(super) failures: BTreeMap<NodeId, u32>,
+    /// Damage that another node may make good.
+    pub(super) damage: Option<Error>,
+    /// The last trouble, for whoever asks why there is no progress.
+    pub(super) trouble: String,
+    /// Segments as read last.
+    view: Option<Box<LogView>>,
+}
+
+impl Reading {
+    pub(super) fn new(
+        pool: Pool,
+        options: &ClientOptions,
+        log: LogId,
+        plan: &Plan,
+        out: mpsc::Sender<Piece>,
+    ) -> Self {
+        Self {
+            pool,
+            log,
+            until: plan.until,
+            read_ahead: options.read_ahead,
+            timeout: options.read_timeout,
+            floor: plan.floor,
+            out,
+            alive: Instant::now(),
+            failures: BTreeMap::new(),
+            damage: None,
+            trouble: "no node has answered".to_owned(),
+            view: None,
+        }
+    }
+
+    /// Reads until the end, an error, or for ever. Dropping the future ends it.
+    pub(super) async fn run(mut self, at: LogPlace) {
+        let last = match self.read(at).await {
+            Ok(()) => Piece::End,
+            Err(Stop::Failed(error)) => Piece::Failed(error),
+            Err(Stop::Dropped) => return,
+        };
+        // It fails when the reader has been dropped: then nobody wants to know.
+        let _ = self.out.send(last).await;
+    }
+
+    async fn read(&mut self, mut at: LogPlace) -> Result<(), Stop> {
+        let mut chain = None;
+        while !self.is_done(at) {
+            let view = self.segment(at.segment).await?;
+            check_chain(at.segment, chain, &view)?;
+            let mut segment = Segment::new(self.log, at.segment, &view, at.index);
+            segment.read(self).await?;
+            at.index = segment.next();
+            if self.is_done(at) {
+                break;
+            }
+            chain = self.end_of(at.segment, &segment).await?;
+            at = LogPlace { segment: at.segment.plus(1), index: piculet_quorum::ids::Index(0) };
+            self.lively();
+        }
+        Ok(())
+    }
+
+    /// Whether the place is the one to end at, or behind it.
+    pub(super) fn is_done(&self, at: LogPlace) -> bool {
+        self.until.is_some_and(|until| at >= until)
+    }
+
+    /// Hands entries to the application, as fast as it takes them.
+    pub(super) async fn deliver(&mut self, mut entries: Vec<Entry>) -> Result<(), Stop> {
+        if entries.first().is_some_and(|first| first.offset < self.floor) {
+            entries.retain(|entry| entry.offset >= self.floor);
+        }
+        if !entries.is_empty() {
+            self.out.send(Piece::Entries(entries)).await.map_err(|_| Stop::Dropped)?;
+        }
+        self.damage = None;
+        self.lively();
+        Ok(())
+    }
+
+    /// There is progress.
+    fn lively(&mut self) {
+        self.alive = Instant::now();
+    }
+
+    /// A node has answered: for a reader that follows, that is all one can ask for.
+    pub(super) fn heard(&mut self) {
+        if self.until.is_none() {
+            self.lively();
+        }
+    }
+
+    /// When to give up.
+    pub(super) fn give_up_at(&self) -> Instant {
+        self.alive + self.timeout
+    }
+
+    /// Fails once there has been no progress for too long.
+    pub(super) fn check_progress(&self) -> Result<(), Stop> {
+        if Instant::now() < self.give_up_at() {
+            return Ok(());
+        }
+        let why = format!("no progress for {:?}; last: {}", self.timeout, self.trouble);
+        Err(Error::NoNode(why).into())
+    }
+
+    /// A segment; waits until it exists.
+    async fn segment(&mut self, number: SegmentNumber) -> Result<SegmentView, Stop> {
+        // What is archived does not change any more.
+        let known = self.view.as_ref().and_then(|view| view.segments.get(&number));
+        if let Some(known) = known.filter(|s| matches!(s.record.value.state, SegmentState::Archived(_))) {
+            return Ok(known.clone());
+        }
+        let mut pause = NEW_SEGMENT.0;
+        loop {
+            match self.pool.view(self.log, Some(number)).await {
+                Ok(view) => {
+                    self.heard();
+                    check_trim(&view, number)?;
+                    let found = view.segments.get(&number).cloned();
+                    let exists = view.record.value.next_segment > number;
+                    self.view = Some(view);
+                    match found {
+                        Some(segment) => return Ok(segment),
+                        None if exists => return Err(missing(number).into()),
+                        None => {}
+                    }
+                }
+                Err(CallError::NoNode(why)) => self.trouble = why,
+                Err(error) => return Err(Error::from(error).into()),
+            }
+            self.check_progress()?;
+            sleep(pause).await;
+            pause = (pause * 2).min(NEW_SEGMENT.1);
+        }
+    }
+
+    /// Reads the metadata of the segment in use anew.
+    pub(super) async fn refresh(&mut self, number: SegmentNumber) -> Result<Option<SegmentView>, Stop> {
+        match self.pool.view(self.log, Some(number)).await {
+            Ok(view) => {
+                self.heard();
+                check_trim(&view, number)?;
+                Ok(view.segments.get(&number).cloned())
+            }
+            Err(CallError::NoNode(why)) => {
+                self.trouble = why;
+                Ok(None)
+            }
+            Err(error) => Err(Error::from(error).into()),
+        }
+    }
+
+    /// The chain at the end of a segment that has been read: what was read must lead to it.
+    async fn end_of(&mut self, number: SegmentNumber, segment: &Segment) -> Result<Option<Chain>, Stop> {
+        let known = self.view.as_ref().and_then(|view| view.segments.get(&number)?.record.value.state.end());
+        let end = match known {
+            Some(end) => Some(*end),
+            None => {
+                let view = self.pool.view(self.log, Some(number)).await.map_err(Error::from)?;
+                let end = view.segments.get(&number).and_then(|s| s.record.value.state.end().copied());
+                self.view = Some(view);
+                end
+            }
+        };
+        // A segment that was deleted meanwhile cannot be compared any more.
+        let Some(end) = end else { return Ok(segment.chain()) };
+        match segment.chain() {
+            Some(chain) if segment.next() == end.end && chain != end.chain => {
+                let what = format!("the chain is {chain}, the metadata say {}", end.chain);
+                Err(Error::Damaged { segment: number, index: end.end, what }.into())
+            }
+            _ => Ok(Some(end.chain)),
+        }
+    }
+}
+
+fn check_trim(view: &LogView, number: SegmentNumber) -> Result<(), Error> {
+    if view.first_segment > number {
+        return Err(Error::Trimmed { trim_offset: view.trim_offset });
+    }
+    Ok(())
+}
+
+fn check_chain(number: SegmentNumber, before: Option<Chain>, view: &SegmentView) -> Result<(), Error> {
+    let found = view.record.value.base_chain;
+    match before.filter(|before| *before != found) {
+        None => Ok(()),
+        Some(before) => {
+            let what = format!("it starts with chain {found}, the segment before ends with {before}");
+            Err(Error::Damaged { segment: number, index: piculet_quorum::ids::Index(0), what })
+        }
+    }
+}
+
+fn missing(number: SegmentNumber) -> Error {
+    let what = "the metadata have no record of the segment".to_owned();
+    Error::Damaged { segment: number, index: piculet_quorum::ids::Index(0), what }
+}

@@ -1,0 +1,4 @@
+//! Readers on nodes in this process, and batches on their own.
+
+mod batches;
+mod nodes;

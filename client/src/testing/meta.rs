@@ -1,0 +1,193 @@
+//! Metadata in a map, and what is in object storage.
+
+use bytes::Bytes;
+use piculet_quorum::batch::BatchHeader;
+use piculet_quorum::ids::{
+    Incarnation, Index, Level, LogId, LogName, NodeId, Nonce, Offset, Revision, SegmentNumber,
+};
+use piculet_quorum::meta::{
+    FirstRecord, IncarnationRecord, Key, LogView, NodeRecord, NodeState, PartRecord, Record, SegmentEnd,
+    SegmentRecord, SegmentState, SegmentView, Snapshot, TrimRecord, Txn, TxnOutcome, Versioned, Write,
+};
+use piculet_quorum::wire::message::{NodeView, Nodes, Refusal};
+use std::collections::BTreeMap;
+
+/// Batches that follow each other.
+pub(crate) type Batches = Vec<(BatchHeader, Bytes)>;
+
+pub(crate) struct Meta {
+    snapshot: Snapshot,
+    revision: u64,
+    running: BTreeMap<NodeId, NodeRecord>,
+    /// What is in object storage.
+    pub(crate) objects: BTreeMap<SegmentNumber, Batches>,
+    /// So many transactions more are carried out and their answers lost.
+    pub(crate) lose_answers: u32,
+    /// So many transactions more are lost on their way.
+    pub(crate) lose_requests: u32,
+    /// Segments per page of a view.
+    pub(crate) page: usize,
+}
+
+impl Meta {
+    pub(crate) const CLUSTER: Nonce = Nonce(77);
+
+    pub(super) fn new() -> Self {
+        Self {
+            snapshot: Snapshot::default(),
+            revision: 0,
+            running: BTreeMap::new(),
+            objects: BTreeMap::new(),
+            lose_answers: 0,
+            lose_requests: 0,
+            page: 2,
+        }
+    }
+
+    pub(super) fn start_node(&mut self, node: &NodeId, address: String) -> Incarnation {
+        let key = Key::Incarnation(node.clone(), Level::Memory);
+        let before = self.snapshot.incarnation(&key).map_or(0, |read| read.value.incarnation.0);
+        let memory = Incarnation(before + 1);
+        self.put(key, Record::Incarnation(IncarnationRecord { incarnation: memory, nonce: Nonce(1) }));
+        let record = NodeRecord {
+            memory,
+            addresses: vec![address],
+            admin: String::new(),
+            state: NodeState::Active,
+            version: String::new(),
+        };
+        self.running.insert(node.clone(), record);
+        memory
+    }
+
+    pub(crate) fn stop_node(&mut self, node: &NodeId) {
+        self.running.remove(node);
+    }
+
+    /// The node has forgotten what it held, as far as the metadata know.
+    pub(crate) fn move_incarnation(&mut self, node: &NodeId) {
+        let key = Key::Incarnation(node.clone(), Level::Memory);
+        let before = self.snapshot.incarnation(&key).expect("it has started before").value.incarnation;
+        self.put(
+            key,
+            Record::Incarnation(IncarnationRecord { incarnation: before.plus(1), nonce: Nonce(2) }),
+        );
+    }
+
+    pub(crate) fn nodes(&self) -> Nodes {
+        let incarnations =
+            self.snapshot.records.iter().filter_map(|(key, record)| match (key, &record.value) {
+                (Key::Incarnation(node, _), Record::Incarnation(value)) => {
+                    let running = self.running.get(node).cloned();
+                    Some((
+                        node.clone(),
+                        NodeView { memory: value.incarnation, memory_revision: record.revision, running },
+                    ))
+                }
+                _ => None,
+            });
+        incarnations.collect()
+    }
+
+    pub(crate) fn put(&mut self, key: Key, record: Record) {
+        self.revision += 1;
+        self.snapshot.records.insert(key, Versioned { revision: Revision(self.revision), value: record });
+    }
+
+    pub(super) fn propose(&mut self, txn: &Txn) -> Result<TxnOutcome, Refusal> {
+        let lost = || Refusal::Unknown("lost, for the sake of the test".to_owned());
+        if self.lose_requests > 0 {
+            self.lose_requests -= 1;
+            return Err(lost());
+        }
+        let outcome = self.carry_out(txn);
+        if self.lose_answers > 0 {
+            self.lose_answers -= 1;
+            return Err(lost());
+        }
+        Ok(outcome)
+    }
+
+    fn carry_out(&mut self, txn: &Txn) -> TxnOutcome {
+        if txn.compares.iter().any(|(key, revision)| self.snapshot.revision(key) != *revision) {
+            return TxnOutcome::Refused;
+        }
+        self.revision += 1;
+        let revision = Revision(self.revision);
+        for write in &txn.writes {
+            let Write::Put(key, value) = write else { panic!("a client only puts: {write:?}") };
+            self.snapshot.records.insert(key.clone(), Versioned { revision, value: value.clone() });
+        }
+        TxnOutcome::Applied(revision)
+    }
+
+    pub(super) fn names(&self, after: Option<&LogName>, limit: usize) -> Vec<(LogName, LogId)> {
+        let names = self.snapshot.records.iter().filter_map(|(key, record)| match (key, &record.value) {
+            (Key::Name(name), Record::Name(value)) => Some((name.clone(), value.log)),
+            _ => None,
+        });
+        names.filter(|(name, _)| after.is_none_or(|after| name > after)).take(limit).collect()
+    }
+
+    pub(super) fn find(&self, name: &LogName) -> Option<LogId> {
+        self.names(None, usize::MAX).into_iter().find(|(found, _)| found == name).map(|(_, log)| log)
+    }
+
+    /// The only log that there is.
+    pub(crate) fn log(&self) -> LogId {
+        self.names(None, 1)[0].1
+    }
+
+    pub(super) fn view(&self, log: LogId, from: Option<SegmentNumber>) -> Option<LogView> {
+        let record = self.snapshot.log(&Key::Log(log))?;
+        let first = self.snapshot.first(&Key::First(log))?.value.first_segment;
+        let next = record.value.next_segment;
+        let newest_two = SegmentNumber(next.0.saturating_sub(2));
+        let from = from.unwrap_or(newest_two).max(first);
+        let numbers = (from.0..next.0).take(self.page).map(SegmentNumber);
+        let segments = numbers.filter_map(|number| Some((number, self.segment(log, number)?))).collect();
+        let trim_offset = self.snapshot.trim(&Key::Trim(log))?.value.trim_offset;
+        let durability = Level::default();
+        Some(LogView { log, record, durability, trim_offset, first_segment: first, segments })
+    }
+
+    pub(crate) fn segment(&self, log: LogId, number: SegmentNumber) -> Option<SegmentView> {
+        let record = self.snapshot.segment(&Key::Segment(log, number))?;
+        let archived = self.snapshot.row(log, number).unwrap().end(&record.value);
+        Some(SegmentView { record, archived })
+    }
+
+    pub(super) fn segments(&self, log: LogId) -> Vec<(SegmentNumber, SegmentView)> {
+        let Some(record) = self.snapshot.log(&Key::Log(log)) else { return Vec::new() };
+        let numbers = (0..record.value.next_segment.0).map(SegmentNumber);
+        numbers.filter_map(|number| Some((number, self.segment(log, number)?))).collect()
+    }
+
+    /// Puts batches of a segment into object storage, up to `end`.
+    pub(crate) fn archive(&mut self, number: SegmentNumber, batches: Batches, end: SegmentEnd) {
+        let log = self.log();
+        let from = self.segment(log, number).expect("the segment exists").archived.end;
+        let part = PartRecord { at: end, bytes: 0, encoder: 1 };
+        self.objects.insert(number, batches);
+        self.put(Key::Part(log, number, from), Record::Part(part));
+        let segment = self.segment(log, number).expect("the segment exists").record.value;
+        if segment.state.end().is_some_and(|sealed| sealed.end == end.end) {
+            self.put(
+                Key::Segment(log, number),
+                Record::Segment(SegmentRecord { state: SegmentState::Archived(end), ..segment }),
+            );
+        }
+    }
+
+    pub(crate) fn trim(&mut self, offset: Offset, first_segment: SegmentNumber) {
+        let log = self.log();
+        self.put(Key::Trim(log), Record::Trim(TrimRecord { trim_offset: offset }));
+        self.put(Key::First(log), Record::First(FirstRecord { first_segment }));
+    }
+
+    /// Batches of a segment in object storage, from the one with `from` on.
+    pub(super) fn stored(&self, number: SegmentNumber, from: Index) -> Batches {
+        let all = self.objects.get(&number).cloned().unwrap_or_default();
+        all.into_iter().filter(|(header, _)| header.end() > from).collect()
+    }
+}

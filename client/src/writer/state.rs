@@ -1,0 +1,468 @@
+//! What a writer keeps under its lock: the protocol's machine, the encoded batches until they are
+//! released, and the tasks that wait for acknowledgements.
+
+use crate::error::Error;
+use crate::takeover::Taken;
+use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::{Mutex, MutexGuard};
+use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchBuilder, BatchEnd};
+use piculet_quorum::entry::ENTRY_HEADER_BYTES;
+use piculet_quorum::ids::{Epoch, Index, NodeId, Offset, SegmentNumber, Timestamp};
+use piculet_quorum::limits::{BATCH_BYTES_MAX, BATCH_BYTES_TARGET, BATCH_ENTRIES_MAX, ENTRY_BYTES_MAX};
+use piculet_quorum::time::Time;
+use piculet_quorum::wire::frame::{APPEND_HEAD_BYTES, append_head};
+use piculet_quorum::writer::{Transmit, Writer, WriterEvent, WriterOptions};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Instant, SystemTime};
+use tokio::sync::Notify;
+
+/// What precedes the entries in an encoded append.
+const HEAD_BYTES: usize = APPEND_HEAD_BYTES + BATCH_HEADER_BYTES;
+/// Size of the blocks that appends are encoded into.
+const BLOCK_BYTES: usize = 1 << 20;
+/// Room that makes a writer ready: a few batches' worth.
+const READY_BYTES: u64 = 1 << 20;
+
+/// A writer, as its handle, its futures and its tasks share it.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    started: Instant,
+    /// Told when the clock should be looked at again.
+    pub(super) clock: Notify,
+    /// Told when the machine may have a metadata request.
+    pub(super) meta: Notify,
+    /// Told when the set of nodes that a stream is wanted to may have changed.
+    pub(super) nodes: Notify,
+    /// Told when there is room again, or the writer has stopped.
+    room: Notify,
+}
+
+/// Why no further append is acknowledged.
+#[derive(Clone, Debug)]
+enum Stopped {
+    Closed,
+    Fenced(Epoch),
+    Broken(String),
+}
+
+/// What is under the lock.
+pub(super) struct State {
+    pub(super) writer: Writer,
+    open: Option<OpenBatch>,
+    block: BytesMut,
+    /// What the last entry taken leaves behind it.
+    end: BatchEnd,
+    next: Offset,
+    retained: BTreeMap<SegmentNumber, VecDeque<(Index, Bytes)>>,
+    /// Tasks that wait for offsets from `committed` on.
+    waiters: VecDeque<Option<Waker>>,
+    committed: Offset,
+    stopped: Option<Stopped>,
+    closing: bool,
+    rolls: u64,
+    /// One per node, told when there may be something to send to it.
+    links: BTreeMap<NodeId, Arc<Notify>>,
+    /// Whether the clock's task has been told of a commit mark that waits to be sent.
+    clock_told: bool,
+    /// What a node said last about refusing.
+    refusal: Option<String>,
+}
+
+/// Entries that have been taken and not been given their place yet.
+struct OpenBatch {
+    builder: BatchBuilder,
+    /// Room for the head, then the entries.
+    bytes: BytesMut,
+}
+
+impl OpenBatch {
+    fn encoded(&self) -> usize {
+        self.bytes.len() - APPEND_HEAD_BYTES
+    }
+}
+
+impl Shared {
+    pub(super) fn new(options: WriterOptions, taken: Taken) -> Self {
+        let start = taken.segment.value.start();
+        let end = BatchEnd { chain: start.chain, last_timestamp: start.last_timestamp };
+        let writer = Writer::new(Time(0), options, taken.log, taken.record, taken.number, taken.segment);
+        let next = writer.next_offset();
+        let state = State {
+            writer,
+            open: None,
+            block: BytesMut::new(),
+            end,
+            next,
+            retained: BTreeMap::new(),
+            waiters: VecDeque::new(),
+            committed: next,
+            stopped: None,
+            closing: false,
+            rolls: 0,
+            links: BTreeMap::new(),
+            clock_told: false,
+            refusal: None,
+        };
+        Self {
+            state: Mutex::new(state),
+            started: Instant::now(),
+            clock: Notify::new(),
+            meta: Notify::new(),
+            nodes: Notify::new(),
+            room: Notify::new(),
+        }
+    }
+
+    /// The time on the writer's own clock.
+    pub(super) fn now(&self) -> Time {
+        Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// The moment that a time on the writer's clock stands for.
+    pub(super) fn instant(&self, time: Time) -> tokio::time::Instant {
+        (self.started + std::time::Duration::from_micros(time.0)).into()
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Takes a batch. Returns the offsets of its first and last entry.
+    pub(super) fn append(&self, payloads: &[impl AsRef<[u8]>]) -> Result<(Offset, Offset), Error> {
+        let mut bytes = 0;
+        for payload in payloads {
+            let len = payload.as_ref().len();
+            if len > ENTRY_BYTES_MAX {
+                return Err(Error::EntryTooLong(len));
+            }
+            bytes += ENTRY_HEADER_BYTES + len;
+        }
+        let entries = payloads.len();
+        if entries == 0 || entries > BATCH_ENTRIES_MAX || BATCH_HEADER_BYTES + bytes > BATCH_BYTES_MAX {
+            return Err(Error::BatchSize { entries, bytes: BATCH_HEADER_BYTES + bytes });
+        }
+        let mut state = self.lock();
+        if let Some(stopped) = &state.stopped {
+            return Err(match stopped {
+                Stopped::Fenced(epoch) => Error::Refused(format!(
+                    "another writer took the log over in epoch {epoch}; the entry was not appended"
+                )),
+                Stopped::Closed => Error::Closed,
+                Stopped::Broken(why) => {
+                    Error::Refused(format!("the writer stopped: {why}; the entry was not appended"))
+                }
+            });
+        }
+        if state.closing {
+            return Err(Error::Closed);
+        }
+        self.take(&mut state, payloads, bytes)
+    }
+
+    fn take(
+        &self,
+        state: &mut State,
+        payloads: &[impl AsRef<[u8]>],
+        bytes: usize,
+    ) -> Result<(Offset, Offset), Error> {
+        let full = state.open.as_ref().is_some_and(|open| {
+            open.encoded() + bytes > BATCH_BYTES_TARGET
+                || open.builder.count() as usize + payloads.len() > BATCH_ENTRIES_MAX
+        });
+        if full {
+            self.flush(state);
+        }
+        let waiting = state.open.as_ref().map_or(0, OpenBatch::encoded);
+        let wanted = (waiting + BATCH_HEADER_BYTES + bytes) as u64;
+        let room = state.writer.room();
+        if wanted > room {
+            state.writer.give_up_laggards();
+            self.pump(state);
+            if wanted > state.writer.room() {
+                let why = state.refusal.clone().unwrap_or_else(|| "the nodes do not keep up".to_owned());
+                return Err(Error::Overloaded { waiting: state.writer.retained() + waiting as u64, why });
+            }
+        }
+        let timestamp = now_ms().max(state.end.last_timestamp);
+        let State { open, block, end, .. } = state;
+        let batch = open.get_or_insert_with(|| {
+            let wanted = HEAD_BYTES + bytes;
+            if block.capacity() < wanted.max(BATCH_BYTES_TARGET / 4) {
+                *block = BytesMut::with_capacity(wanted.max(BLOCK_BYTES));
+            }
+            let mut bytes = std::mem::take(block);
+            bytes.put_bytes(0, HEAD_BYTES);
+            OpenBatch { builder: BatchBuilder::new(*end), bytes }
+        });
+        for payload in payloads {
+            batch.builder.push(payload.as_ref(), timestamp, &mut batch.bytes);
+        }
+        *end = batch.builder.end();
+        let first = state.next;
+        state.next = first.plus(payloads.len() as u64);
+        state.wake_links();
+        Ok((first, Offset(state.next.0 - 1)))
+    }
+
+    /// Gives the open batch its place, so that it can be sent.
+    pub(super) fn flush(&self, state: &mut State) {
+        let Some(mut open) = state.open.take().filter(|_| state.stopped.is_none()) else { return };
+        let encoded = open.encoded();
+        let (count, end) = (open.builder.count(), open.builder.end());
+        let assigned = match state.writer.assign(self.now(), count, encoded as u64, end) {
+            Ok(assigned) => assigned,
+            Err(error) => {
+                // Room was checked when the entries were taken, so the writer has stopped.
+                return self.stop(state, Stopped::Broken(format!("an append found no place: {error}")));
+            }
+        };
+        assert_eq!(
+            assigned.offset.plus(u64::from(count)),
+            state.next,
+            "offsets are given out in the order of the calls"
+        );
+        let header = open.builder.header(assigned.first, open.bytes.len() - HEAD_BYTES);
+        open.bytes[..APPEND_HEAD_BYTES].copy_from_slice(&append_head(
+            &assigned.place,
+            assigned.commit,
+            encoded,
+        ));
+        open.bytes[APPEND_HEAD_BYTES..HEAD_BYTES].copy_from_slice(&header.encode(&assigned.place));
+        let frame = open.bytes.split().freeze();
+        state.block = open.bytes;
+        state.retained.entry(assigned.place.segment).or_default().push_back((header.end(), frame));
+    }
+
+    /// The last offset taken, and itself again, if any was taken.
+    pub(super) fn last_append(&self) -> Option<(Offset, Offset)> {
+        let state = self.lock();
+        (state.next > state.committed).then(|| (state.next, Offset(state.next.0 - 1)))
+    }
+
+    /// Whether the entry at `offset` is acknowledged; if that is not known yet, the task is woken
+    /// when it is.
+    pub(super) fn poll_append(&self, offset: Offset, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let mut state = self.lock();
+        if offset < state.committed {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(stopped) = &state.stopped {
+            return Poll::Ready(Err(stopped.error()));
+        }
+        let at = (offset.0 - state.committed.0) as usize;
+        if state.waiters.len() <= at {
+            state.waiters.resize(at + 1, None);
+        }
+        match &mut state.waiters[at] {
+            Some(waker) if waker.will_wake(context.waker()) => {}
+            slot => *slot = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Waits for room.
+    pub(super) async fn ready(&self) {
+        loop {
+            let notified = self.room.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            {
+                let state = self.lock();
+                let waiting = state.open.as_ref().map_or(0, OpenBatch::encoded) as u64;
+                if state.stopped.is_some() || state.writer.room() >= READY_BYTES + waiting {
+                    return;
+                }
+            }
+            notified.await;
+        }
+    }
+
+    /// Takes no further append, and seals once all are acknowledged.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        self.flush(&mut state);
+        state.closing = true;
+        let now = self.now();
+        state.writer.close(now);
+        self.pump(&mut state);
+        self.wake_all(&state);
+    }
+
+    /// Waits until the writer has closed.
+    pub(super) async fn closed(&self) -> Result<Offset, Error> {
+        loop {
+            let notified = self.room.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            {
+                let state = self.lock();
+                match &state.stopped {
+                    Some(Stopped::Closed) => return Ok(state.committed),
+                    Some(stopped) => return Err(stopped.error()),
+                    None => {}
+                }
+            }
+            notified.await;
+        }
+    }
+
+    /// The handle is gone: nobody appends or closes any more.
+    pub(super) fn abandon(&self) {
+        let mut state = self.lock();
+        if state.stopped.is_none() {
+            self.stop(&mut state, Stopped::Broken("it was dropped".to_owned()));
+        }
+    }
+
+    pub(super) fn status(&self) -> super::WriterStatus {
+        let state = self.lock();
+        super::WriterStatus {
+            members: state.writer.members(),
+            committed: state.committed,
+            next: state.next,
+            room: state.writer.room(),
+            rolls: state.rolls,
+        }
+    }
+
+    /// Carries out what the machine has decided. Called after every input to it.
+    pub(super) fn pump(&self, state: &mut State) {
+        let mut wake_links = false;
+        while let Some(event) = state.writer.poll_event() {
+            match event {
+                WriterEvent::Committed(offset) => state.commit(offset),
+                WriterEvent::Released(segment, below) => {
+                    state.release(segment, below);
+                    self.room.notify_waiters();
+                }
+                WriterEvent::Opened(segment, members) => {
+                    let members: Vec<&str> = members.iter().map(NodeId::as_str).collect();
+                    tracing::info!(%segment, ?members, "rolled to a new segment");
+                    state.rolls += 1;
+                    wake_links = true;
+                }
+                WriterEvent::MemberLost(node, segment, why) => {
+                    tracing::warn!(%node, %segment, %why, "a member is given up; appends go on with the others");
+                    wake_links = true;
+                }
+                WriterEvent::Fenced(epoch) => self.stop(state, Stopped::Fenced(epoch)),
+                WriterEvent::Closed => self.stop(state, Stopped::Closed),
+                WriterEvent::Broken(why) => self.stop(state, Stopped::Broken(why)),
+            }
+        }
+        if wake_links {
+            self.wake_all(state);
+        }
+        if state.writer.has_request() {
+            self.meta.notify_one();
+        }
+        if !state.clock_told && state.writer.commit_waits() {
+            state.clock_told = true;
+            self.clock.notify_one();
+        }
+    }
+
+    /// Something may be there for every task.
+    pub(super) fn wake_all(&self, state: &State) {
+        state.wake_links();
+        self.nodes.notify_one();
+        self.clock.notify_one();
+    }
+
+    fn stop(&self, state: &mut State, stopped: Stopped) {
+        match &stopped {
+            Stopped::Fenced(epoch) => tracing::warn!(%epoch, "another writer has taken the log over"),
+            Stopped::Broken(why) => tracing::error!(%why, "the writer has stopped"),
+            Stopped::Closed => {}
+        }
+        state.stopped = Some(stopped);
+        state.open = None;
+        state.retained.clear();
+        for waker in state.waiters.drain(..).flatten() {
+            waker.wake();
+        }
+        self.room.notify_waiters();
+        self.wake_all(state);
+    }
+}
+
+impl State {
+    /// The channel of a node's link, made when it is new.
+    pub(super) fn link(&mut self, node: &NodeId) -> Arc<Notify> {
+        Arc::clone(self.links.entry(node.clone()).or_default())
+    }
+
+    /// What is to be sent next to a node, with its bytes put into `frames`.
+    pub(super) fn next_transmit(
+        &mut self,
+        now: Time,
+        node: &NodeId,
+        frames: &mut Vec<Bytes>,
+    ) -> Option<Transmit> {
+        let transmit = self.writer.poll_transmit(now, node)?;
+        if let Transmit::Batches(place, from, to) = &transmit {
+            let retained = self.retained.get(&place.segment).expect("what is not released is retained");
+            let first = retained.partition_point(|(end, _)| end <= from);
+            let batches = retained.range(first..).take_while(|(end, _)| end <= to);
+            frames.extend(batches.map(|(_, frame)| frame.clone()));
+        }
+        Some(transmit)
+    }
+
+    /// Whether nothing more will be sent.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.is_some()
+    }
+
+    /// The clock's task has looked.
+    pub(super) fn clock_looked(&mut self) {
+        self.clock_told = false;
+    }
+
+    /// A node refuses: the reason is given to whoever finds no room.
+    pub(super) fn refused(&mut self, node: &NodeId, refusal: &piculet_quorum::wire::message::Refusal) {
+        self.refusal = Some(format!("{node}: {refusal}"));
+    }
+
+    pub(super) fn wake_links(&self) {
+        for link in self.links.values() {
+            link.notify_one();
+        }
+    }
+
+    fn commit(&mut self, offset: Offset) {
+        let count = (offset.0 - self.committed.0) as usize;
+        self.committed = offset;
+        let waiting = count.min(self.waiters.len());
+        for waker in self.waiters.drain(..waiting).flatten() {
+            waker.wake();
+        }
+    }
+
+    fn release(&mut self, segment: SegmentNumber, below: Index) {
+        let Some(retained) = self.retained.get_mut(&segment) else { return };
+        while retained.front().is_some_and(|(end, _)| *end <= below) {
+            retained.pop_front();
+        }
+        if retained.is_empty() {
+            self.retained.remove(&segment);
+        }
+    }
+}
+
+impl Stopped {
+    fn error(&self) -> Error {
+        match self {
+            Self::Closed => Error::Closed,
+            Self::Fenced(epoch) => Error::Fenced { epoch: *epoch },
+            Self::Broken(why) => Error::Stopped(why.clone()),
+        }
+    }
+}
+
+fn now_ms() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

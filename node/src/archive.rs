@@ -1,0 +1,217 @@
+//! The upload of what this node holds: for every segment, the protocol's [`Archiver`] decides what
+//! to do next, and this carries it out.
+//!
+//! [`Archiver`]: piculet_quorum::archiver::Archiver
+
+mod steps;
+#[cfg(test)]
+mod tests;
+mod upload;
+
+use crate::core::Core;
+use crate::logs::{LocalSegment, Log};
+use piculet_quorum::archiver::{ArchiverStep, Sight};
+use piculet_quorum::ids::{LogId, NodeId, SegmentNumber};
+use piculet_quorum::meta::{SegmentRecord, SegmentState};
+use piculet_quorum::replica::Replica;
+use std::sync::Arc;
+use std::time::Duration;
+use steps::Job;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use upload::Upload;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Parts that are uploaded at a time.
+pub const UPLOADS_MAX: usize = 4;
+/// Steps of any kind that are under way at a time.
+const JOBS_MAX: usize = 64;
+/// All segments are looked at this often at least.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// And this often at most.
+const LOOK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Archives what the node holds, until `stop` is true. What is under way then is given up, which
+/// does no harm: nothing counts before its metadata transaction, and that is all or nothing.
+pub async fn run(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
+    let mut stopped = std::pin::pin!(async move { stop.wait_for(|stop| *stop).await.is_ok() });
+    let mut archive = Archive { core, jobs: JoinSet::new(), uploads: 0, turn: 0, crowded: false };
+    loop {
+        archive.look_at_all();
+        let looked = Instant::now();
+        let core = Arc::clone(&archive.core);
+        let woken = async {
+            core.archive_now.notified().await;
+            sleep_until(looked + LOOK_PAUSE).await;
+        };
+        let mut woken = std::pin::pin!(woken);
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut stopped => return,
+                Some(done) = archive.jobs.join_next() => {
+                    archive.finished(done);
+                    if std::mem::take(&mut archive.crowded) {
+                        break;
+                    }
+                }
+                () = &mut woken => break,
+                () = sleep_until(looked + LOOK_INTERVAL) => break,
+            }
+        }
+    }
+}
+
+struct Archive {
+    core: Arc<Core>,
+    jobs: JoinSet<Done>,
+    /// How many of the jobs are uploads.
+    uploads: usize,
+    /// Which log is looked at first: another one each time, so that none always comes too late.
+    turn: usize,
+    /// Whether something was due and had to wait for a job to end.
+    crowded: bool,
+}
+
+/// A job that has ended.
+struct Done {
+    log: Arc<Log>,
+    number: SegmentNumber,
+    upload: bool,
+    worked: bool,
+}
+
+impl Archive {
+    fn look_at_all(&mut self) {
+        let mut logs = self.core.logs.all();
+        if logs.is_empty() {
+            return;
+        }
+        self.turn = (self.turn + 1) % logs.len();
+        logs.rotate_left(self.turn);
+        let urgent = urgent(&self.core);
+        for log in logs {
+            self.look(&log, urgent);
+        }
+    }
+
+    /// Takes the next step for every segment of a log that has one.
+    fn look(&mut self, log: &Arc<Log>, urgent: bool) {
+        let now = self.core.clock.now();
+        let mut state = log.lock();
+        let state = &mut *state;
+        for (number, local) in &mut state.segments {
+            if local.archiving || idle(local) {
+                continue;
+            }
+            if self.jobs.len() >= JOBS_MAX {
+                self.crowded = true;
+                return;
+            }
+            let Some(sight) = sight(&self.core, log.id, *number, &state.replica, local, urgent) else {
+                continue;
+            };
+            let job = match local.archiver.step(now, &sight) {
+                ArchiverStep::Wait(_) => None,
+                ArchiverStep::Upload(..) if self.uploads >= UPLOADS_MAX => {
+                    self.crowded = true;
+                    None
+                }
+                ArchiverStep::Upload(from, to) => {
+                    Upload::plan(&self.core, local, from, to).map(|upload| Job::Upload(Box::new(upload)))
+                }
+                ArchiverStep::Stand => self.core.lease().map(Job::Stand),
+                ArchiverStep::Resign => local.uploader.as_ref().map(|(_, revision)| Job::Resign(*revision)),
+                ArchiverStep::MarkArchived => Some(Job::Mark(local.record.clone(), sight.archived)),
+            };
+            if let Some(job) = job {
+                local.archiving = true;
+                self.start(log, *number, job);
+            }
+        }
+    }
+
+    fn start(&mut self, log: &Arc<Log>, number: SegmentNumber, job: Job) {
+        let (core, log) = (Arc::clone(&self.core), Arc::clone(log));
+        let upload = matches!(job, Job::Upload(_));
+        self.uploads += usize::from(upload);
+        self.jobs.spawn(async move {
+            let worked = job.run(&core, log.id, number).await;
+            Done { log, number, upload, worked }
+        });
+    }
+
+    fn finished(&mut self, done: Result<Done, JoinError>) {
+        let Done { log, number, upload, worked } =
+            done.unwrap_or_else(|error| match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => unreachable!("no job is aborted while the archive lives: {error}"),
+            });
+        self.uploads -= usize::from(upload);
+        if let Some(local) = log.lock().segments.get_mut(&number) {
+            local.archiving = false;
+            if worked {
+                local.archiver.succeeded();
+            } else {
+                local.archiver.failed(self.core.clock.now());
+            }
+        }
+        self.look(&log, urgent(&self.core));
+    }
+}
+
+/// Whether waiting is out of place: the node is about to stop, or its buffer is more than three
+/// quarters full.
+fn urgent(core: &Core) -> bool {
+    core.draining() || core.arena.used_bytes() > core.arena.capacity_bytes() / 4 * 3
+}
+
+/// Whether a segment needs no look: it is open, and everything in it is archived.
+fn idle(local: &LocalSegment) -> bool {
+    local.record.value.state == SegmentState::Open && !local.has_unarchived()
+}
+
+/// What this node sees of a segment that it holds.
+fn sight(
+    core: &Core,
+    log: LogId,
+    number: SegmentNumber,
+    replica: &Replica,
+    local: &LocalSegment,
+    urgent: bool,
+) -> Option<Sight> {
+    let archived = replica.archived(number)?.end;
+    let buffer = &local.buffer;
+    // A member that is short of the archive has nothing to add to it.
+    let uploadable = if buffer.freed() == archived {
+        let committed = replica.uploadable(number)?.min(buffer.tail());
+        buffer.floor_boundary(committed.max(archived)).unwrap_or(archived)
+    } else {
+        archived
+    };
+    let bytes = if uploadable > archived { buffer.bytes_between(archived, uploadable) } else { 0 };
+    let record = &local.record.value;
+    let sole = matches!(&record.state, SegmentState::Sealed(seal) if *seal.holders == [core.id.clone()]);
+    Some(Sight {
+        archived,
+        uploadable,
+        bytes,
+        end: record.state.end().map(|at| at.end),
+        urgent,
+        rank: rank(&core.id, log, number, record),
+        sole,
+        elected: local.uploader.as_ref().map(|(uploader, _)| *uploader == core.member()),
+    })
+}
+
+/// How many members come before this one in the order of election, which differs from segment to
+/// segment, so that the work is spread.
+fn rank(me: &NodeId, log: LogId, number: SegmentNumber, record: &SegmentRecord) -> u64 {
+    let weight = |node: &NodeId| {
+        let place = [log.0.to_le_bytes(), number.0.to_le_bytes()].concat();
+        (xxh3_64(&[node.as_str().as_bytes(), &place].concat()), node.clone())
+    };
+    let mine = weight(me);
+    record.ensemble.iter().filter(|member| weight(&member.node) < mine).count() as u64
+}

@@ -1,0 +1,148 @@
+//! The upload of one part: taken from the buffer, put into the store, recorded by T3.
+
+use super::steps::{made_at, settle};
+use crate::core::Core;
+use crate::logs::{LocalSegment, extend};
+use crate::metrics;
+use piculet_meta::MetaError;
+use piculet_quorum::batch::{BatchEnd, Place};
+use piculet_quorum::ids::{Chain, Index, LogId, SegmentNumber};
+use piculet_quorum::limits::PART_BYTES_MAX;
+use piculet_quorum::meta::part::RecordPart;
+use piculet_quorum::meta::{PartRecord, PartRow, SegmentEnd, SegmentRecord, SegmentState, Versioned};
+use piculet_storage::part::{self, PART_ENCODER};
+use piculet_storage::{EncodedPart, ObjectError, PartError, PartHeader, Run};
+use tokio::time::Instant;
+
+/// A part to be uploaded, with what was known of the segment when it was taken.
+pub(super) struct Upload {
+    pub(super) record: Versioned<SegmentRecord>,
+    row: PartRow,
+    run: Run,
+}
+
+/// Why a part was not uploaded.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UploadError {
+    /// This node holds something else than what the metadata have.
+    #[error(
+        "the chain at index {at} is {mine} in this node's buffer and {recorded} in the metadata; nothing was uploaded. Keep the buffer, and find out which is right"
+    )]
+    Chain { at: Index, mine: Chain, recorded: Chain },
+    /// What this node holds is not sound.
+    #[error("{0}; nothing was uploaded: this node's memory is damaged, take it out of service")]
+    Encode(#[from] PartError),
+    /// The store failed.
+    #[error(transparent)]
+    Put(#[from] ObjectError),
+    /// The metadata store failed.
+    #[error(transparent)]
+    Record(#[from] MetaError),
+    /// The part was not recorded, and nothing shows why.
+    #[error(
+        "the part from index {first} on was not recorded, and the metadata have not changed since they were read"
+    )]
+    Unrecorded { first: Index },
+}
+
+impl Upload {
+    /// The part that comes next, at most as long as a part should be. Called under the log's lock.
+    pub(super) fn plan(core: &Core, local: &LocalSegment, from: Index, to: Index) -> Option<Self> {
+        let bytes = core.config.flush.options().bytes.min(PART_BYTES_MAX);
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let run = local.buffer.read(from, to, bytes).filter(|_| local.row.archived() == from)?;
+        Some(Self { record: local.record.clone(), row: local.row.clone(), run })
+    }
+
+    /// Uploads and records it. When somebody else was faster, that is as good.
+    pub(super) async fn run(self, core: &Core, log: LogId, number: SegmentNumber) -> Result<(), UploadError> {
+        self.check_chains()?;
+        let begun = Instant::now();
+        let Run { first, before, end, end_chain, .. } = self.run;
+        let segment = &self.record.value;
+        let at = SegmentEnd { end, chain: end_chain.chain, last_timestamp: end_chain.last_timestamp };
+        let header = PartHeader {
+            cluster: core.cluster,
+            place: Place { log, segment: number, epoch: segment.epoch },
+            level: segment.level,
+            base: segment.base,
+            first,
+            before,
+            at,
+        };
+        let name = header.name();
+        let encoded = encode(header, self.run.pieces.clone()).await?;
+        core.objects.put_part(&name, &encoded).await?;
+        core.store_health.works();
+        let record = PartRecord { at, bytes: encoded.bytes, encoder: PART_ENCODER };
+        if self.record(core, log, number, &record).await? {
+            metrics::uploaded(encoded.bytes, begun.elapsed());
+            tracing::debug!(part = %name, bytes = encoded.bytes, "archived a part");
+        } else if self.is_current(core, log, number) {
+            return Err(UploadError::Unrecorded { first });
+        }
+        Ok(())
+    }
+
+    /// Whether the segment is still as it was when the part was taken.
+    fn is_current(&self, core: &Core, log: LogId, number: SegmentNumber) -> bool {
+        let Some(log) = core.logs.get(log) else { return false };
+        let state = log.lock();
+        state.segments.get(&number).is_some_and(|now| now.row == self.row && now.record == self.record)
+    }
+
+    /// Whether this node's chain is the one that the metadata have, wherever they have one.
+    fn check_chains(&self) -> Result<(), UploadError> {
+        let segment = &self.record.value;
+        let archived = self.row.end(segment);
+        let same = |mine: BatchEnd, recorded: SegmentEnd| {
+            if (mine.chain, mine.last_timestamp) == (recorded.chain, recorded.last_timestamp) {
+                return Ok(());
+            }
+            Err(UploadError::Chain { at: recorded.end, mine: mine.chain, recorded: recorded.chain })
+        };
+        same(self.run.before, archived)?;
+        match segment.state.end().filter(|at| at.end == self.run.end) {
+            Some(end) => same(self.run.end_chain, *end),
+            None => Ok(()),
+        }
+    }
+
+    /// T3: the part counts from here on. True if it was this node that recorded it.
+    async fn record(
+        &self,
+        core: &Core,
+        log: LogId,
+        number: SegmentNumber,
+        part: &PartRecord,
+    ) -> Result<bool, MetaError> {
+        let (read, before, first) = (self.record.clone(), self.row.last(), self.run.first);
+        let t3 = RecordPart { log, segment: number, read, before, first, part: part.clone() };
+        let Some(revision) = settle(core, log, number, &t3.txn()).await? else { return Ok(false) };
+        // Taken in at once, so that memory is freed without waiting for the watch.
+        let (mut row, mut record) = (self.row.clone(), self.record.clone());
+        let connected = extend(&mut row, first, &Versioned { revision, value: part.clone() });
+        assert!(connected, "a part that was recorded continues the row");
+        match &record.value.state {
+            SegmentState::Sealed(seal) if seal.at.end == part.at.end => {
+                let state = SegmentState::Archived(seal.at);
+                record = Versioned { revision, value: SegmentRecord { state, ..record.value } };
+            }
+            _ => {}
+        }
+        core.learn_segment(made_at(revision), log, number, &record, row);
+        Ok(true)
+    }
+}
+
+/// Encodes a part on a thread where checksums over megabytes delay nobody.
+async fn encode(header: PartHeader, pieces: Vec<bytes::Bytes>) -> Result<EncodedPart, PartError> {
+    let encoding = tokio::task::spawn_blocking(move || part::encode(&header, &pieces));
+    match encoding.await {
+        Ok(encoded) => encoded,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => unreachable!("the encoding is never aborted: {error}"),
+        },
+    }
+}

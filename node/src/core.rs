@@ -1,0 +1,177 @@
+//! What every part of a running node shares.
+
+use crate::config::NodeConfig;
+use crate::health::Health;
+use crate::logs::Logs;
+use crate::metrics;
+use piculet_meta::{MetaError, Metadata};
+use piculet_quorum::ids::{Incarnation, NodeId, Nonce};
+use piculet_quorum::meta::{LeaseId, Member, StoreRevision};
+use piculet_quorum::time::Time;
+use piculet_storage::{Arena, Objects};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+/// A running node.
+pub struct Core {
+    /// Its settings.
+    pub config: NodeConfig,
+    /// Its name.
+    pub id: NodeId,
+    /// Its cluster.
+    pub cluster: Nonce,
+    /// The life of its memory buffer.
+    pub memory: Incarnation,
+    /// The metadata store.
+    pub meta: Arc<dyn Metadata>,
+    /// Whether the metadata store answers.
+    pub meta_health: Health,
+    /// The object store.
+    pub objects: Objects,
+    /// Whether the object store answers.
+    pub store_health: Health,
+    /// The memory buffer.
+    pub arena: Arc<Arena>,
+    /// Every log that it holds something of.
+    pub logs: Logs,
+    /// Told when the archiver should look before its time.
+    pub archive_now: Notify,
+    /// What time it is for the protocol.
+    pub clock: Clock,
+    /// What it still needs before it can be used.
+    pub readiness: Readiness,
+    lease: watch::Sender<Option<LeaseId>>,
+    draining: watch::Sender<bool>,
+    applied: AtomicU64,
+}
+
+/// The node's monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// A clock that starts now.
+    #[must_use]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time since it was started.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        Time::default().after(self.0.elapsed().into())
+    }
+}
+
+/// The steps after which a node can be used.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    /// It has been registered with the metadata store once.
+    pub registered: AtomicBool,
+    /// A first snapshot of the metadata has been taken in.
+    pub informed: AtomicBool,
+    /// The QUIC server listens.
+    pub serving: AtomicBool,
+}
+
+impl Readiness {
+    /// What is missing, in words.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        let steps = [
+            (&self.registered, "not registered with the metadata store yet"),
+            (&self.informed, "no snapshot of the metadata taken in yet"),
+            (&self.serving, "the quic server does not listen yet"),
+        ];
+        let missing = steps.into_iter().filter(|(step, _)| !step.load(Ordering::Acquire));
+        missing.map(|(_, what)| what).collect()
+    }
+}
+
+impl Core {
+    /// A node that has just got its new life.
+    #[must_use]
+    pub fn new(
+        config: NodeConfig,
+        cluster: Nonce,
+        memory: Incarnation,
+        meta: Arc<dyn Metadata>,
+        objects: Objects,
+        arena: Arc<Arena>,
+    ) -> Self {
+        Self {
+            id: config.name.clone(),
+            config,
+            cluster,
+            memory,
+            meta,
+            meta_health: Health::new("metadata store"),
+            objects,
+            store_health: Health::new("object store"),
+            arena,
+            logs: Logs::default(),
+            archive_now: Notify::new(),
+            clock: Clock::start(),
+            readiness: Readiness::default(),
+            lease: watch::Sender::new(None),
+            draining: watch::Sender::new(false),
+            applied: AtomicU64::new(0),
+        }
+    }
+
+    /// This node, as a member of segments.
+    #[must_use]
+    pub fn member(&self) -> Member {
+        Member { node: self.id.clone(), incarnation: self.memory }
+    }
+
+    /// Whether the node is about to stop: it takes no new segments.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// From now on the node takes no new segments.
+    pub fn start_draining(&self) {
+        self.draining.send_replace(true);
+        for log in self.logs.all() {
+            log.notify_changed();
+        }
+        self.archive_now.notify_one();
+    }
+
+    /// Resolves when the node is about to stop. Cancel-safe.
+    pub async fn until_draining(&self) {
+        let begun = self.draining.subscribe().wait_for(|draining| *draining).await.is_ok();
+        debug_assert!(begun, "the sender lives as long as this");
+    }
+
+    /// The node's lease, for elections; none while it has lost it.
+    #[must_use]
+    pub fn lease(&self) -> Option<LeaseId> {
+        *self.lease.borrow()
+    }
+
+    pub(crate) fn set_lease(&self, lease: Option<LeaseId>) {
+        self.lease.send_replace(lease);
+    }
+
+    /// The revision up to which the node has taken in every change of the metadata.
+    #[must_use]
+    pub fn applied(&self) -> StoreRevision {
+        StoreRevision(self.applied.load(Ordering::Acquire))
+    }
+
+    /// Every change up to this revision has been taken in.
+    pub fn set_applied(&self, at: StoreRevision) {
+        self.applied.fetch_max(at.0, Ordering::AcqRel);
+    }
+
+    /// Takes note that the metadata store failed while `trying` something.
+    pub fn meta_failed(&self, trying: &str, error: &MetaError) {
+        metrics::metadata_failed();
+        self.meta_health.failed(trying, error);
+    }
+}

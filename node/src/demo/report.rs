@@ -1,0 +1,120 @@
+//! What the demo prints: steps as they happen, and a table at the end.
+
+use crate::progress::{Progress, size};
+use hdrhistogram::Histogram;
+use piculet_storage::ListedPart;
+use std::time::{Duration, Instant};
+
+/// How often a line of progress is printed where there is no terminal.
+const EVERY: Duration = Duration::from_secs(2);
+/// As many objects as are listed by name.
+const OBJECTS_LISTED: usize = 5;
+
+/// The demo's output.
+pub(super) struct Report {
+    start: Instant,
+    bar: Progress,
+    terminal: bool,
+    last: (Instant, u64, u64),
+    latency: Option<Histogram<u64>>,
+    rows: Vec<(&'static str, String)>,
+}
+
+impl Report {
+    pub(super) fn start(total: u64) -> Self {
+        let now = Instant::now();
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        let bar = Progress::bytes("acknowledged", Some(total));
+        Self { start: now, bar, terminal, last: (now, 0, 0), latency: None, rows: Vec::new() }
+    }
+
+    /// Something has happened.
+    pub(super) fn step(&self, what: &str) {
+        self.bar.line(&format!("{:>6.1} s  {what}", self.start.elapsed().as_secs_f64()));
+    }
+
+    /// So much has been streamed, and is acknowledged below an offset.
+    pub(super) fn progress(&mut self, bytes: u64, acknowledged: u64) {
+        self.bar.set(bytes);
+        let (then, bytes_then, acknowledged_then) = self.last;
+        let seconds = then.elapsed().as_secs_f64();
+        if then.elapsed() < EVERY {
+            return;
+        }
+        self.last = (Instant::now(), bytes, acknowledged);
+        if !self.terminal {
+            let rate = (bytes.saturating_sub(bytes_then) as f64 / seconds) as u64;
+            let appends = acknowledged.saturating_sub(acknowledged_then) as f64 / seconds;
+            self.step(&format!("{} streamed, {}/s, {appends:.0} appends/s acknowledged", size(bytes), size(rate)));
+        }
+    }
+
+    /// Latencies of the appends of one writer.
+    pub(super) fn latency(&mut self, latency: &Histogram<u64>) {
+        let micros = |quantile| latency.value_at_quantile(quantile) as f64 / 1e3;
+        self.step(&format!(
+            "latency of its appends: p50 {:.0} µs, p99 {:.0} µs, longest {:.0} ms",
+            micros(0.5),
+            micros(0.99),
+            latency.max() as f64 / 1e6
+        ));
+        match &mut self.latency {
+            Some(all) => all.add(latency).expect("both have the same bounds"),
+            None => self.latency = Some(latency.clone()),
+        }
+    }
+
+    /// A writer was replaced after its end.
+    pub(super) fn took_over(&mut self, took: Duration, survived: u64, again: u64) {
+        self.rows.push(("takeover after the writer's end", format!("{:.0} ms", took.as_secs_f64() * 1e3)));
+        self.rows.push(("lines that survived without a seen ack", survived.to_string()));
+        self.rows.push(("lines appended again by the new writer", again.to_string()));
+    }
+
+    /// The whole log has been read, and is what was streamed.
+    pub(super) fn read_back(&mut self, entries: u64, bytes: u64, seconds: f64, digest: &str) {
+        let rate = size((bytes as f64 / seconds.max(1e-3)) as u64);
+        self.step(&format!("read {entries} entries back ({}) at {rate}/s: nothing missing, nothing changed", size(bytes)));
+        self.step(&format!("sha256 of what was streamed and of what was read: {digest}"));
+        self.rows.push(("entries appended and read back", entries.to_string()));
+        self.rows.push(("bytes", size(bytes)));
+    }
+
+    /// What lies in object storage.
+    pub(super) fn objects(&mut self, objects: &[ListedPart]) {
+        let bytes: u64 = objects.iter().map(|object| object.bytes).sum();
+        self.step(&format!("object storage has {} parts, {} in all; the largest:", objects.len(), size(bytes)));
+        let mut largest: Vec<&ListedPart> = objects.iter().collect();
+        largest.sort_by_key(|object| std::cmp::Reverse(object.bytes));
+        for object in largest.iter().take(OBJECTS_LISTED) {
+            self.step(&format!("  {:>10}  {}", size(object.bytes), object.name));
+        }
+        self.rows.push(("objects", format!("{} ({})", objects.len(), size(bytes))));
+    }
+
+    /// Memory that the nodes' buffers use.
+    pub(super) fn buffers(&mut self, used: &[(String, u64)]) {
+        let used: Vec<String> = used.iter().map(|(node, used)| format!("{node} {}", size(*used))).collect();
+        self.step(&format!("buffers are empty: {}", used.join(", ")));
+        self.rows.push(("buffer memory in use at the end", used.join(", ")));
+    }
+
+    /// The table.
+    pub(super) fn end(mut self) {
+        self.bar.done();
+        if let Some(latency) = &self.latency {
+            let micros = |quantile| latency.value_at_quantile(quantile) as f64 / 1e3;
+            let text = format!("p50 {:.0} µs, p99 {:.0} µs", micros(0.5), micros(0.99));
+            self.rows.push(("append latency at this rate", text));
+            let longest = format!("{:.0} ms", latency.max() as f64 / 1e6);
+            self.rows.push(("longest append, through every kill", longest));
+        }
+        println!();
+        for (what, value) in &self.rows {
+            println!("{what:<40} {value}");
+        }
+        println!("{:<40} {:.1} s", "time", self.start.elapsed().as_secs_f64());
+        println!();
+        println!("All of it holds.");
+    }
+}

@@ -1,0 +1,334 @@
+//! Nodes in one process, for tests: a real buffer and a real directory of objects each, over
+//! metadata in memory, and a writer that is driven by hand.
+
+use crate::archive;
+use crate::config::{
+    BufferConfig, FlushConfig, MemoryConfig, NodeConfig, QuicConfig, StoreConfig, TlsConfig,
+};
+use crate::core::Core;
+use crate::membership::{self, Life};
+use crate::view;
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use piculet_meta::{Lease, MemoryStore, MetaError, Metadata, Watch};
+use piculet_quorum::batch::{BatchBuilder, BatchEnd, BatchHeader, Place};
+use piculet_quorum::ids::{
+    Chain, Epoch, Index, Level, LogId, LogName, NodeId, Nonce, Revision, SegmentNumber, Timestamp,
+};
+use piculet_quorum::meta::create::CreateLog;
+use piculet_quorum::meta::seal::{CreateOne, SealOne, SealSegment};
+use piculet_quorum::meta::takeover::TakeOver;
+use piculet_quorum::meta::{Key, Range, SegmentEnd, SegmentState, Snapshot, Txn, TxnOutcome};
+use piculet_quorum::replica::Session;
+use piculet_quorum::wire::message::{Address, Open};
+use piculet_storage::{Arena, Objects};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+/// The longest that anything may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits until `holds`.
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What nodes share.
+pub(crate) struct Fixture {
+    pub(crate) meta: MemoryStore,
+    dir: TempDir,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Self {
+        Self { meta: MemoryStore::default(), dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// Where the objects lie.
+    pub(crate) fn objects(&self) -> PathBuf {
+        self.dir.path().join("objects")
+    }
+
+    /// Settings with parts of 64 KiB, which wait for nothing but their size.
+    pub(crate) fn config(&self, name: &str) -> NodeConfig {
+        let tls = |file: &str| self.dir.path().join("certs").join(file);
+        NodeConfig {
+            name: NodeId::new(name).unwrap(),
+            listen: "127.0.0.1:1".parse().unwrap(),
+            advertise: vec!["127.0.0.1:1".to_owned()],
+            admin: "127.0.0.1:2".parse().unwrap(),
+            metadata: "memory:".to_owned(),
+            store: format!("file://{}", self.objects().display()),
+            lease_ttl_ms: 5_000,
+            drain_timeout_ms: 20_000,
+            store_options: StoreConfig::default(),
+            tls: TlsConfig {
+                ca: tls("ca.pem"),
+                cert: tls(&format!("{name}.pem")),
+                key: tls(&format!("{name}.key")),
+            },
+            buffer: BufferConfig {
+                memory: MemoryConfig {
+                    dir: self.dir.path().join(name),
+                    bytes: 4 << 20,
+                    chunk_bytes: 64 << 10,
+                },
+            },
+            flush: FlushConfig {
+                bytes: 64 << 10,
+                interval_ms: 3_600_000,
+                max_interval_ms: Some(3_600_000),
+                ..FlushConfig::default()
+            },
+            quic: QuicConfig::default(),
+        }
+    }
+
+    /// A node that has just got its life, and nothing runs yet.
+    pub(crate) async fn core(&self, name: &str) -> (Arc<Core>, Life) {
+        self.core_with(self.config(name), Arc::new(self.meta.clone())).await
+    }
+
+    pub(crate) async fn core_with(&self, config: NodeConfig, meta: Arc<dyn Metadata>) -> (Arc<Core>, Life) {
+        let arena = Arena::open(&config.buffer.memory.dir, &config.arena()).unwrap();
+        let cluster = membership::join_cluster(&*meta).await.unwrap();
+        let life = membership::next_life(&*meta, &config.name).await.unwrap();
+        let objects = Objects::open(&config.store, cluster, &config.s3()).unwrap();
+        objects.probe().await.unwrap();
+        (Arc::new(Core::new(config, cluster, life.incarnation, meta, objects, arena)), life)
+    }
+
+    pub(crate) async fn snapshot(&self) -> Snapshot {
+        self.meta.read(&[], &[Range::All]).await.unwrap()
+    }
+}
+
+/// A node's background work, all of it but the servers. Dropping it ends it without a farewell, as
+/// a crash does.
+pub(crate) struct Running {
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    pub(crate) fn start(core: &Arc<Core>, life: Life) -> Self {
+        let (stop, mut tasks) = (watch::Sender::new(false), JoinSet::new());
+        let (node, stopped) = (Arc::clone(core), stop.subscribe());
+        tasks.spawn(async move {
+            membership::keep_registered(&node, &life, stopped).await.unwrap();
+        });
+        let (node, mut stopped) = (Arc::clone(core), stop.subscribe());
+        tasks.spawn(async move {
+            tokio::select! {
+                _ = stopped.wait_for(|stop| *stop) => {}
+                ended = view::follow(&node, &life) => panic!("the view has ended: {ended:?}"),
+            }
+        });
+        tasks.spawn(archive::run(Arc::clone(core), stop.subscribe()));
+        Self { stop, tasks }
+    }
+
+    pub(crate) async fn stop(mut self) {
+        self.stop.send_replace(true);
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap();
+        }
+    }
+}
+
+/// The writer of a log with one segment.
+pub(crate) struct Writer {
+    meta: MemoryStore,
+    pub(crate) log: LogId,
+    pub(crate) number: SegmentNumber,
+    next: Index,
+    before: BatchEnd,
+    /// All batches so far.
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Writer {
+    /// Creates a log, takes it over and opens its first segment with these members.
+    pub(crate) async fn create(meta: &MemoryStore, log: u64, members: &[(&Core, Life)]) -> Self {
+        let (log, name) = (LogId(log), LogName::new(format!("log-{log}")).unwrap());
+        applied(meta, &CreateLog { name, log, durability: Level::Memory }.txn()).await;
+        let key = Key::Log(log);
+        let read = meta.read(std::slice::from_ref(&key), &[]).await.unwrap().log(&key).unwrap();
+        applied(meta, &TakeOver { log, read, writer: Nonce(7) }.txn()).await;
+        let read = meta.read(std::slice::from_ref(&key), &[]).await.unwrap().log(&key).unwrap();
+        let ensemble = members.iter().map(|(core, life)| (core.member(), life.revision)).collect();
+        let create = Some(CreateOne { level: Level::Memory, ensemble });
+        applied(meta, &SealSegment { log, read, seal: None, create }.txn()).await;
+        Self {
+            meta: meta.clone(),
+            log,
+            number: SegmentNumber(0),
+            next: Index(0),
+            before: BatchEnd { chain: Chain(0), last_timestamp: Timestamp(0) },
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Opens the segment at a member.
+    pub(crate) async fn open(&self, core: &Core) -> Session {
+        let slot = core.refresh_log(self.log).await.unwrap().expect("the log was created");
+        let at = Address { log: self.log, segment: self.number, epoch: Epoch(1), incarnation: core.memory };
+        slot.lock().replica.open(&Open { at, repair: false }).expect("it may append").0
+    }
+
+    /// Appends a batch with one entry of `len` bytes to these members; returns the index behind it.
+    pub(crate) fn append(&mut self, members: &[(&Core, Session)], len: usize) -> Index {
+        let (mut builder, mut body) = (BatchBuilder::new(self.before), Vec::new());
+        let payload: Vec<u8> = (0..len as u64).map(|at| (at * 7 + self.next.0) as u8).collect();
+        builder.push(&payload, Timestamp(self.next.0), &mut body);
+        let header = builder.header(self.next, body.len());
+        for (core, session) in members {
+            self.store(core, *session, &header, &body, builder.end());
+        }
+        let place = Place { log: self.log, segment: self.number, epoch: Epoch(1) };
+        self.bytes.extend([&header.encode(&place)[..], &body].concat());
+        (self.next, self.before) = (header.end(), builder.end());
+        self.next
+    }
+
+    fn store(&self, core: &Core, session: Session, header: &BatchHeader, body: &[u8], end: BatchEnd) {
+        let slot = core.logs.get(self.log).expect("it was opened");
+        let mut state = slot.lock();
+        let state = &mut *state;
+        let local = state.segments.get_mut(&self.number).expect("it was opened");
+        local.buffer.begin(header).expect("there is room");
+        local.buffer.fill(body);
+        local.buffer.publish(end);
+        state.replica.stored(session, self.number, header, end).expect("it was admitted");
+    }
+
+    /// Tells these members that everything is committed.
+    pub(crate) fn commit(&self, members: &[(&Core, Session)]) {
+        for (core, session) in members {
+            let slot = core.logs.get(self.log).expect("it was opened");
+            slot.lock().replica.learn_commit(*session, self.number, self.next);
+        }
+    }
+
+    /// Seals the segment behind everything that was appended.
+    pub(crate) async fn seal(&self, holders: &[(&Core, Life)], archived: Index) {
+        let (log, segment) = (Key::Log(self.log), Key::Segment(self.log, self.number));
+        let now = self.meta.read(&[log.clone(), segment.clone()], &[]).await.unwrap();
+        let BatchEnd { chain, last_timestamp } = self.before;
+        let seal = SealOne {
+            segment: self.number,
+            read: now.segment(&segment).unwrap(),
+            at: SegmentEnd { end: self.next, chain, last_timestamp },
+            holders: holders.iter().map(|(core, life)| (core.id.clone(), life.revision)).collect(),
+            moved: vec![],
+            archived,
+            recovery: false,
+        };
+        let read = now.log(&log).unwrap();
+        let t2 = SealSegment { log: self.log, read, seal: Some(seal), create: None };
+        applied(&self.meta, &t2.txn()).await;
+    }
+
+    /// The segment's parts from 0 on, as recorded, and its state.
+    pub(crate) async fn archived(&self) -> (Index, SegmentState) {
+        let key = Key::Segment(self.log, self.number);
+        let ranges = [Range::Parts(self.log, self.number)];
+        let now = self.meta.read(std::slice::from_ref(&key), &ranges).await.unwrap();
+        let row = now.row(self.log, self.number).expect("the parts follow each other");
+        (row.archived(), now.segment(&key).unwrap().value.state)
+    }
+
+    /// Waits until the parts reach everything that was appended.
+    pub(crate) async fn until_archived(&self) {
+        let deadline = Instant::now() + LIMIT;
+        while self.archived().await.0 != self.next {
+            assert!(Instant::now() < deadline, "{:?} of {} archived", self.archived().await, self.next);
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Reads all recorded parts back: exactly what was appended must be in them.
+    pub(crate) async fn check_objects(&self, objects: &Objects) {
+        let ranges = [Range::Parts(self.log, self.number)];
+        let row = self.meta.read(&[], &ranges).await.unwrap().row(self.log, self.number).unwrap();
+        let listed = objects.list().await.unwrap();
+        let mut found = Vec::new();
+        for (first, part) in &row.parts {
+            let name = listed
+                .iter()
+                .map(|part| part.name)
+                .find(|name| name.log == self.log && name.first == *first && name.end == part.value.at.end);
+            let part = objects.get_part(&name.expect("a recorded part exists")).await.unwrap();
+            let run = part.batches_from(*first).expect("it begins there");
+            found.extend(run.pieces.concat());
+        }
+        assert!(found == self.bytes, "{} bytes archived of {}", found.len(), self.bytes.len());
+    }
+}
+
+/// Carries out a transaction that must succeed.
+pub(crate) async fn applied(meta: &MemoryStore, txn: &Txn) -> Revision {
+    match meta.commit(txn).await.unwrap() {
+        TxnOutcome::Applied(revision) => revision,
+        TxnOutcome::Refused => panic!("refused: {txn:?}"),
+    }
+}
+
+/// What becomes of a commit whose answer is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// It was carried out.
+    Answer,
+    /// It never arrived.
+    Request,
+}
+
+/// A metadata store that loses what it is told to lose, commit by commit.
+#[derive(Clone, Default)]
+pub(crate) struct Lossy {
+    pub(crate) inner: MemoryStore,
+    pub(crate) plan: Arc<Mutex<VecDeque<Option<Lost>>>>,
+}
+
+impl Lossy {
+    /// The fates of the next commits; those after them get through.
+    pub(crate) fn lose(&self, plan: impl IntoIterator<Item = Option<Lost>>) {
+        self.plan.lock().extend(plan);
+    }
+}
+
+#[async_trait]
+impl Metadata for Lossy {
+    async fn read(&self, keys: &[Key], ranges: &[Range]) -> Result<Snapshot, MetaError> {
+        self.inner.read(keys, ranges).await
+    }
+
+    async fn commit(&self, txn: &Txn) -> Result<TxnOutcome, MetaError> {
+        let fate = self.plan.lock().pop_front().flatten();
+        if fate != Some(Lost::Request) {
+            let outcome = self.inner.commit(txn).await?;
+            if fate.is_none() {
+                return Ok(outcome);
+            }
+        }
+        Err(MetaError::Unknown(format!("the {fate:?} was lost")))
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<Lease, MetaError> {
+        self.inner.grant(ttl).await
+    }
+
+    async fn watch(&self, range: Range) -> Result<Watch, MetaError> {
+        self.inner.watch(range).await
+    }
+}

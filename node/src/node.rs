@@ -1,0 +1,305 @@
+//! A node from its start to its end.
+
+#[cfg(test)]
+mod tests;
+
+use crate::admin::{self, AdminError};
+use crate::archive;
+use crate::config::NodeConfig;
+use crate::core::Core;
+use crate::membership::{self, Life, METADATA_WAIT, MembershipError};
+use crate::server::{Server, ServerError};
+use crate::view::{self, ViewError};
+use piculet_client::transport::{Identity, TlsError};
+use piculet_meta::MetaError;
+use piculet_quorum::ids::{LogId, SegmentNumber};
+use piculet_storage::{Arena, ArenaError, ObjectError, Objects, StoreError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep};
+
+/// A node that is about to stop looks this often whether its buffer is empty.
+const DRAIN_POLL: Duration = Duration::from_millis(50);
+/// Segments that a node names when it stops before they are archived.
+const NAMED_MAX: usize = 8;
+
+/// Why a node does not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Its certificate is of no use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Its memory buffer cannot be opened.
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
+    /// The metadata store cannot be opened.
+    #[error(transparent)]
+    MetadataUrl(MetaError),
+    /// The metadata store does not answer, or not as it should.
+    #[error("cannot join the cluster through {url} (an answer is awaited for {METADATA_WAIT:?}): {source}")]
+    Metadata {
+        /// Its URL.
+        url: String,
+        /// What is wrong.
+        source: MembershipError,
+    },
+    /// The object store cannot be opened.
+    #[error(transparent)]
+    StoreUrl(#[from] StoreError),
+    /// The object store cannot be used.
+    #[error("object store {url} cannot be used: {source}")]
+    Store {
+        /// Its URL.
+        url: String,
+        /// What is wrong.
+        source: Box<ObjectError>,
+    },
+    /// The QUIC server cannot be started.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The admin server cannot be started.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The process cannot be told to stop.
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+    /// The life of the node's buffer is over.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    /// The metadata show that the node must stop.
+    #[error(transparent)]
+    View(#[from] ViewError),
+}
+
+/// Runs a node until SIGTERM or SIGINT, and then until what it holds is archived, for at most
+/// `drain_timeout_ms`. A second signal ends it at once.
+///
+/// # Errors
+/// When it cannot start, or must stop for the sake of the data: another process has taken over its
+/// name, or the metadata are no longer those of its cluster.
+pub async fn run(config: NodeConfig) -> Result<(), NodeError> {
+    let mut signals = Signals::listen()?;
+    let mut node = tokio::select! {
+        started = Node::start(config) => started?,
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopped before the start was complete");
+            return Ok(());
+        }
+    };
+    let name = tokio::select! {
+        error = node.failure() => return Err(node.abandon(error).await),
+        name = signals.next() => name,
+    };
+    tracing::info!(signal = name, node = %node.core.id, "stopping: archiving what is held first");
+    let core = Arc::clone(&node.core);
+    tokio::select! {
+        error = node.failure() => return Err(node.abandon(error).await),
+        name = signals.next() => exit_at_once(&core, name),
+        () = drain(&core) => {}
+    }
+    tokio::select! {
+        () = node.stop() => {}
+        name = signals.next() => exit_at_once(&core, name),
+    }
+    tracing::info!(node = %core.id, "stopped");
+    Ok(())
+}
+
+/// Ends the process without waiting for anything, as a crash would.
+fn exit_at_once(core: &Core, signal: &str) -> ! {
+    tracing::warn!(signal, node = %core.id, "told twice to stop, ending at once: {}", left(&core.unarchived()));
+    std::process::exit(1)
+}
+
+/// The signals that stop a node.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, NodeError> {
+        let listen = |kind| signal(kind).map_err(NodeError::Signals);
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// A running node.
+struct Node {
+    core: Arc<Core>,
+    server: Option<Server>,
+    /// What runs beside the server; each ends when `stop` is true, or with an error that ends the
+    /// node.
+    tasks: JoinSet<Result<(), NodeError>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Node {
+    async fn start(config: NodeConfig) -> Result<Self, NodeError> {
+        let identity = Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?;
+        // Taken early, answered late: a port in use is found before the buffer's old life ends.
+        let listener = admin::bind(config.admin).await?;
+        let (core, life) = open(config).await?;
+        let server = Server::start(Arc::clone(&core), identity).await?;
+        core.readiness.serving.store(true, Ordering::Release);
+        let mut node =
+            Self { core, server: Some(server), tasks: JoinSet::new(), stop: watch::Sender::new(false) };
+        node.spawn(life, listener);
+        tracing::info!(
+            node = %node.core.id, cluster = %node.core.cluster, incarnation = %node.core.memory,
+            listen = %node.core.config.listen, admin = %node.core.config.admin, "serving"
+        );
+        Ok(node)
+    }
+
+    fn spawn(&mut self, life: Life, listener: TcpListener) {
+        let (core, stop) = (Arc::clone(&self.core), self.stop.subscribe());
+        self.tasks.spawn(async move { Ok(membership::keep_registered(&core, &life, stop).await?) });
+        let (core, stop) = (Arc::clone(&self.core), self.stop.subscribe());
+        self.tasks.spawn(async move {
+            admin::serve(core, listener, stop).await;
+            Ok(())
+        });
+        let (core, mut stop) = (Arc::clone(&self.core), self.stop.subscribe());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => Ok(()),
+                followed = view::follow(&core, &life) => match followed {
+                    Ok(never) => match never {},
+                    Err(error) => Err(error.into()),
+                },
+            }
+        });
+        let (core, stop) = (Arc::clone(&self.core), self.stop.subscribe());
+        self.tasks.spawn(async move {
+            archive::run(core, stop).await;
+            Ok(())
+        });
+    }
+
+    /// The first error that ends the node. Cancel-safe.
+    async fn failure(&mut self) -> NodeError {
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = joined(ended) {
+                return error;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Ends the node because of an error: it serves nobody from here on.
+    async fn abandon(self, error: NodeError) -> NodeError {
+        tracing::error!(node = %self.core.id, %error, "the node must stop");
+        self.stop().await;
+        error
+    }
+
+    /// Ends the server, then everything else; the lease is revoked last.
+    async fn stop(mut self) {
+        self.core.readiness.serving.store(false, Ordering::Release);
+        if let Some(server) = self.server.take() {
+            server.stop().await;
+        }
+        self.stop.send_replace(true);
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = joined(ended) {
+                tracing::warn!(%error, "while the node was stopping");
+            }
+        }
+    }
+}
+
+/// What a task returned; its panic is ours.
+fn joined(ended: Result<Result<(), NodeError>, JoinError>) -> Result<(), NodeError> {
+    ended.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(error) => unreachable!("no task of a node is aborted: {error}"),
+    })
+}
+
+/// Opens everything that a node works on, and takes the next life of its buffer.
+async fn open(config: NodeConfig) -> Result<(Arc<Core>, Life), NodeError> {
+    let (dir, options) = (config.buffer.memory.dir.clone(), config.arena());
+    let arena = match tokio::task::spawn_blocking(move || Arena::open(&dir, &options)).await {
+        Ok(arena) => arena?,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    };
+    let url = config.metadata.clone();
+    let meta = piculet_meta::connect(&url).await.map_err(NodeError::MetadataUrl)?;
+    let joined = |source| NodeError::Metadata { url: url.clone(), source };
+    let cluster = membership::join_cluster(&*meta).await.map_err(joined)?;
+    let objects = Objects::open(&config.store, cluster, &config.s3())?;
+    let unusable = |source| NodeError::Store { url: config.store.clone(), source: Box::new(source) };
+    let probe = objects.probe().await.map_err(unusable)?;
+    tracing::info!(store = objects.url(), conditional_put = probe.conditional_put, "object store is usable");
+    // Last, for it ends the life before: not for a start that fails anyway.
+    let life = membership::next_life(&*meta, &config.name).await.map_err(joined)?;
+    Ok((Arc::new(Core::new(config, cluster, life.incarnation, meta, objects, arena)), life))
+}
+
+/// Waits until everything that the node holds is archived, but no longer than it is set to.
+async fn drain(core: &Core) {
+    let deadline = Instant::now() + core.config.drain_timeout();
+    core.start_draining();
+    loop {
+        let unarchived = core.unarchived();
+        if unarchived.is_empty() {
+            tracing::info!("everything that this node held is archived");
+            return;
+        }
+        if Instant::now() >= deadline {
+            let waited = core.config.drain_timeout();
+            tracing::warn!(?waited, "stopping all the same: {}", left(&unarchived));
+            return;
+        }
+        sleep(DRAIN_POLL).await;
+    }
+}
+
+/// What is lost to this node when it stops now.
+fn left(unarchived: &[(LogId, SegmentNumber)]) -> String {
+    if unarchived.is_empty() {
+        return "nothing is left".to_owned();
+    }
+    let named: Vec<String> = unarchived
+        .iter()
+        .take(NAMED_MAX)
+        .map(|(log, number)| format!("log {:016x} segment {number}", log.0))
+        .collect();
+    let more = unarchived.len().saturating_sub(NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(
+        "{}{more} not archived yet; their other members hold what was acknowledged and go on archiving it",
+        named.join(", ")
+    )
+}
+
+impl Core {
+    /// Segments of which this node holds something that is not archived.
+    #[must_use]
+    pub fn unarchived(&self) -> Vec<(LogId, SegmentNumber)> {
+        let logs = self.logs.all().into_iter();
+        let mut unarchived: Vec<_> = logs
+            .flat_map(|log| {
+                let state = log.lock();
+                let waiting = state.segments.iter().filter(|(_, local)| local.has_unarchived());
+                waiting.map(|(number, _)| (log.id, *number)).collect::<Vec<_>>()
+            })
+            .collect();
+        unarchived.sort_unstable();
+        unarchived
+    }
+}

@@ -1,0 +1,68 @@
+//! Progress of long work: a bar on a terminal, plain lines or nothing in a pipe.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+
+/// A bar on the standard error, if that is a terminal.
+pub struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    /// Progress in bytes, out of `total` where that is known.
+    #[must_use]
+    pub fn bytes(what: &'static str, total: Option<u64>) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self { bar: ProgressBar::hidden() };
+        }
+        let template = match total {
+            Some(_) => "{msg} {bytes} of {total_bytes} [{wide_bar}] {bytes_per_sec}, {eta} left",
+            None => "{spinner} {msg} {bytes}, {bytes_per_sec}",
+        };
+        let style = ProgressStyle::with_template(template).expect("the template is fixed");
+        let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+        Self { bar: bar.with_style(style).with_message(what) }
+    }
+
+    /// So much is done.
+    pub fn set(&self, done: u64) {
+        self.bar.set_position(done);
+    }
+
+    /// Prints a line above the bar; without a terminal, just the line.
+    pub fn line(&self, text: &str) {
+        self.bar.suspend(|| println!("{text}"));
+    }
+
+    /// Removes the bar.
+    pub fn done(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A number of bytes as people read it.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let (mut value, mut unit) = (bytes as f64, "B");
+    for next in units {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, next);
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_are_readable() {
+        let cases = [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (64 << 20, "64.0 MiB"), (3 << 30, "3.0 GiB")];
+        for (bytes, text) in cases {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! The hot path: a writer's stream, or that of a takeover that repairs.
+//!
+//! Chunks are parsed where they lie. A batch is checked as it passes and copied once, from the
+//! datagram into the mapping; what has come is acknowledged once per read.
+
+use super::Shared;
+use crate::logs::{Log, LogState};
+use crate::metrics;
+use bytes::{Buf, Bytes, BytesMut};
+use futures::future::Either;
+use piculet_client::transport::{FrameReader, RecvStream, SendStream};
+use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchVerifier};
+use piculet_quorum::ids::{Index, LogId, SegmentNumber, Timestamp};
+use piculet_quorum::replica::{Admission, Session, Unanswered};
+use piculet_quorum::wire::codec;
+use piculet_quorum::wire::frame::{self, APPEND_HEAD_BYTES, FrameError, Kind, PREFIX_BYTES};
+use piculet_quorum::wire::message::{Open, Opened, Refusal, Refused};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+
+/// Most pieces that are taken from the stream at a time.
+const CHUNKS_AT_ONCE: usize = 64;
+/// What is collected of an `Append` frame before its batch's entries are looked at.
+const APPEND_HEADERS_BYTES: usize = APPEND_HEAD_BYTES + BATCH_HEADER_BYTES;
+
+/// Serves one stream until it ends.
+pub(super) async fn serve(shared: &Shared, log: LogId, send: SendStream, frames: FrameReader) {
+    let (receive, taken) = frames.into_parts();
+    let mut stream = Appends {
+        shared,
+        log,
+        slot: None,
+        sessions: BTreeMap::new(),
+        parser: Parser { head: [0; APPEND_HEADERS_BYTES], head_len: 0, now: Now::Head },
+        looked: u64::MAX,
+        out: BytesMut::with_capacity(4096),
+    };
+    let why = stream.run(send, receive, taken).await;
+    tracing::debug!(%log, %why, "a writer's stream has ended");
+    stream.close();
+}
+
+/// One stream of appends to one log.
+struct Appends<'a> {
+    shared: &'a Shared,
+    log: LogId,
+    slot: Option<Arc<Log>>,
+    sessions: BTreeMap<SegmentNumber, Opening>,
+    parser: Parser,
+    /// The version of the log that was looked at last.
+    looked: u64,
+    /// Frames for the client.
+    out: BytesMut,
+}
+
+/// The right to append to a segment that this stream has, or had.
+struct Opening {
+    session: Session,
+    /// Whether there is something to acknowledge.
+    dirty: bool,
+    /// How far the client was told that the segment is archived.
+    archived: Index,
+    /// Whether the client was told that the node is about to stop.
+    told_draining: bool,
+}
+
+/// Where the stream is in its frames.
+struct Parser {
+    head: [u8; APPEND_HEADERS_BYTES],
+    head_len: usize,
+    now: Now,
+}
+
+enum Now {
+    /// In the prefix of a frame, or in the headers of an append: what has come is in `head`.
+    Head,
+    /// In the body of a short frame: this much is missing, the rest is here.
+    Message(Kind, Vec<u8>, usize),
+    /// In the entries of a batch.
+    Batch { segment: SegmentNumber, commit: Index, header: BatchHeader, verifier: BatchVerifier, repeat: bool },
+    /// In a frame that is passed over: so much is left of it.
+    Skip(usize),
+}
+
+/// What a frame that is complete asks for beyond the lock.
+enum Then {
+    /// The piece is used up.
+    More,
+    /// Open a segment; the rest of the piece comes afterwards.
+    Open(Open),
+}
+
+impl Appends<'_> {
+    async fn run(&mut self, mut send: SendStream, mut receive: RecvStream, taken: Vec<Bytes>) -> String {
+        for chunk in taken {
+            if let Err(error) = self.take(chunk).await {
+                return error.to_string();
+            }
+        }
+        let mut chunks = [const { Bytes::new() }; CHUNKS_AT_ONCE];
+        loop {
+            let slot = self.slot.clone();
+            let mut changed = pin!(match &slot {
+                Some(slot) => Either::Left(slot.changed.notified()),
+                None => Either::Right(std::future::pending()),
+            });
+            // Registered before looking, so that nothing that changes meanwhile is missed.
+            if let Either::Left(changed) = changed.as_mut().as_pin_mut() {
+                changed.enable();
+            }
+            self.look();
+            self.acknowledge();
+            if !self.out.is_empty()
+                && let Err(error) = send.write_chunk(self.out.split().freeze()).await
+            {
+                return error.to_string();
+            }
+            tokio::select! {
+                biased;
+                read = receive.read_chunks(&mut chunks) => match read {
+                    Ok(Some(count)) => {
+                        for chunk in &mut chunks[..count] {
+                            if let Err(error) = self.take(std::mem::take(chunk)).await {
+                                return error.to_string();
+                            }
+                        }
+                    }
+                    Ok(None) => return "the client closed it".to_owned(),
+                    Err(error) => return error.to_string(),
+                },
+                () = changed => {}
+            }
+        }
+    }
+
+    /// Takes in a piece of the stream.
+    async fn take(&mut self, mut piece: Bytes) -> Result<(), FrameError> {
+        while !piece.is_empty() {
+            let then = match self.slot.clone() {
+                Some(slot) => {
+                    let mut state = slot.lock();
+                    self.feed(Some(&mut state), &mut piece)?
+                }
+                None => self.feed(None, &mut piece)?,
+            };
+            if let Then::Open(open) = then {
+                self.open(&open).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn feed(&mut self, mut state: Option<&mut LogState>, piece: &mut Bytes) -> Result<Then, FrameError> {
+        while !piece.is_empty() {
+            match &mut self.parser.now {
+                Now::Head => self.feed_head(state.as_deref_mut(), piece)?,
+                Now::Skip(left) => {
+                    let skipped = piece.len().min(*left);
+                    piece.advance(skipped);
+                    *left -= skipped;
+                    if *left == 0 {
+                        self.parser.now = Now::Head;
+                    }
+                }
+                Now::Message(kind, body, missing) => {
+                    let taken = piece.len().min(*missing);
+                    body.extend_from_slice(&piece.split_to(taken));
+                    *missing -= taken;
+                    if *missing == 0 {
+                        let (kind, body) = (*kind, std::mem::take(body));
+                        self.parser.now = Now::Head;
+                        if let Some(open) = self.message(state.as_deref_mut(), kind, &body) {
+                            return Ok(Then::Open(open));
+                        }
+                    }
+                }
+                Now::Batch { .. } => {
+                    let state = state.as_deref_mut().expect("a batch is only begun at a log that is held");
+                    self.feed_batch(state, piece);
+                }
+            }
+        }
+        Ok(Then::More)
+    }
+
+    /// Collects a frame's prefix and, of an append, everything before the entries.
+    fn feed_head(&mut self, state: Option<&mut LogState>, piece: &mut Bytes) -> Result<(), FrameError> {
+        let parser = &mut self.parser;
+        let wanted = if parser.head_len < PREFIX_BYTES { PREFIX_BYTES } else { APPEND_HEADERS_BYTES };
+        let taken = piece.len().min(wanted - parser.head_len);
+        parser.head[parser.head_len..][..taken].copy_from_slice(&piece[..taken]);
+        parser.head_len += taken;
+        piece.advance(taken);
+        if parser.head_len == PREFIX_BYTES {
+            let prefix = parser.head.first_chunk().expect("a prefix is shorter");
+            let (kind, len) = frame::parse_prefix(prefix)?;
+            if kind == Kind::Append && len >= APPEND_HEADERS_BYTES - PREFIX_BYTES {
+                return Ok(());
+            }
+            parser.head_len = 0;
+            parser.now = match kind {
+                Kind::Open | Kind::Commit if len > 0 => Now::Message(kind, Vec::with_capacity(len.min(256)), len),
+                _ => return Err(FrameError::Length { kind, len }),
+            };
+        } else if parser.head_len == APPEND_HEADERS_BYTES {
+            parser.head_len = 0;
+            let head = parser.head;
+            self.begin_batch(state, &head);
+        }
+        Ok(())
+    }
+
+    /// The headers of an append are complete: decides what becomes of its entries.
+    fn begin_batch(&mut self, state: Option<&mut LogState>, head: &[u8; APPEND_HEADERS_BYTES]) {
+        let (_, len) = frame::parse_prefix(head.first_chunk().expect("a prefix is shorter")).expect("parsed before");
+        let body = &head[PREFIX_BYTES..];
+        let (place, commit) = (frame::place(body), frame::parse_commit(body));
+        let left = len - (APPEND_HEADERS_BYTES - PREFIX_BYTES);
+        self.parser.now = Now::Skip(left);
+        let segment = place.segment;
+        // Without a session the segment was refused before: what was on its way is passed over.
+        let (Some(opening), Some(state)) = (self.sessions.get(&segment), state) else { return };
+        let header = body[32..].first_chunk().expect("a batch header");
+        let header = match BatchHeader::decode(header, &place) {
+            Ok(header) if header.body_len as usize == left && place.log == self.log => header,
+            Ok(_) => return self.refuse(state, segment, Refusal::Invalid("the append's lengths disagree".to_owned())),
+            Err(error) => return self.refuse(state, segment, Refusal::Invalid(error.to_string())),
+        };
+        let repeat = match state.replica.admit(opening.session, segment, &header) {
+            Admission::Store => false,
+            Admission::Repeat => true,
+            Admission::Refuse(refusal) => return self.refuse(state, segment, refusal),
+        };
+        let Some(local) = state.segments.get_mut(&segment) else { return };
+        // What is here already was checked against what came before it when it came first.
+        let before = if repeat { Timestamp(0) } else { local.buffer.end().last_timestamp };
+        if !repeat && local.buffer.begin(&header).is_err() {
+            let bytes = self.shared.core.arena.capacity_bytes();
+            self.shared.core.archive_now.notify_one();
+            return self.refuse(state, segment, Refusal::Overloaded { bytes });
+        }
+        let verifier = BatchVerifier::new(header, before);
+        self.parser.now = Now::Batch { segment, commit, header, verifier, repeat };
+    }
+
+    /// Takes in entries of a batch, and the whole batch when it is complete.
+    fn feed_batch(&mut self, state: &mut LogState, piece: &mut Bytes) {
+        let Now::Batch { segment, commit, header, verifier, repeat } = &mut self.parser.now else { return };
+        let (segment, commit, header, repeat) = (*segment, *commit, *header, *repeat);
+        let part = piece.split_to(piece.len().min(verifier.body_left()));
+        let checked = verifier.feed(&part, |_| ());
+        let left = verifier.body_left();
+        let end = if left == 0 { Some(verifier.finish()) } else { None };
+        // A fence, or another stream, may have come since the last piece: then what was staged is
+        // gone, and the place is not this stream's any more.
+        let session = self.sessions.get(&segment).map(|opening| opening.session);
+        let Some(session) = session.filter(|session| state.replica.may_append(*session, segment)) else {
+            self.parser.now = if left == 0 { Now::Head } else { Now::Skip(left) };
+            return self.refuse_lost(state, segment);
+        };
+        let Some(local) = state.segments.get_mut(&segment) else { return };
+        if let Err(error) = checked {
+            local.buffer.discard();
+            self.parser.now = if left == 0 { Now::Head } else { Now::Skip(left) };
+            return self.refuse(state, segment, Refusal::Invalid(error.to_string()));
+        }
+        if !repeat {
+            local.buffer.fill(&part);
+        }
+        let Some(end) = end else { return };
+        self.parser.now = Now::Head;
+        let stored = end.map_err(|error| Refusal::Invalid(error.to_string())).and_then(|end| {
+            if repeat {
+                let here = (local.buffer.chain_at(header.first), local.buffer.chain_at(header.end()));
+                return state.replica.repeated(session, segment, &header, end, here);
+            }
+            state.replica.stored(session, segment, &header, end)?;
+            local.buffer.publish(end);
+            metrics::appended(&header);
+            Ok(())
+        });
+        match stored {
+            Ok(()) => {
+                state.replica.learn_commit(session, segment, commit);
+                if let Some(opening) = self.sessions.get_mut(&segment) {
+                    opening.dirty = true;
+                }
+            }
+            Err(refusal) => {
+                if let Some(local) = state.segments.get_mut(&segment) {
+                    local.buffer.discard();
+                }
+                self.refuse(state, segment, refusal);
+            }
+        }
+    }
+
+    /// A short frame is complete. Returns what must be done without the lock.
+    fn message(&mut self, state: Option<&mut LogState>, kind: Kind, body: &[u8]) -> Option<Open> {
+        match kind {
+            Kind::Open => match codec::decode::<Open>(body) {
+                Ok(open) if open.at.log == self.log => Some(open),
+                Ok(open) => {
+                    let why = format!("the stream is for log {}, not {}", self.log, open.at.log);
+                    self.tell_refused(open.at.segment, Refusal::Invalid(why));
+                    None
+                }
+                Err(error) => {
+                    self.tell_refused(SegmentNumber(u64::MAX), Refusal::Invalid(error.to_string()));
+                    None
+                }
+            },
+            Kind::Commit => {
+                let segment = frame::place(body).segment;
+                if let (Some(opening), Some(state)) = (self.sessions.get(&segment), state) {
+                    state.replica.learn_commit(opening.session, segment, frame::parse_commit(body));
+                    if let Some(slot) = &self.slot {
+                        slot.grown.notify_waiters();
+                    }
+                }
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Opens a segment, reading the metadata first where the replica asks for that. A repair may
+    /// start at what is archived, so it always wants to know that.
+    async fn open(&mut self, open: &Open) {
+        let mut refreshed = false;
+        if open.repair {
+            if let Err(refusal) = self.refresh().await {
+                return self.tell_refused(open.at.segment, refusal);
+            }
+            refreshed = true;
+        }
+        loop {
+            match self.try_open(open) {
+                Ok(opened) => {
+                    let message = frame::message(Kind::Opened, &opened).expect("an Opened message is short");
+                    return self.out.extend_from_slice(&message);
+                }
+                Err(Unanswered::Refused(refusal)) => return self.tell_refused(open.at.segment, refusal),
+                Err(Unanswered::NeedMetadata) if refreshed => {
+                    return self.tell_refused(open.at.segment, Refusal::NotHere);
+                }
+                Err(Unanswered::NeedMetadata) => {
+                    if let Err(refusal) = self.refresh().await {
+                        return self.tell_refused(open.at.segment, refusal);
+                    }
+                    refreshed = true;
+                }
+            }
+        }
+    }
+
+    fn try_open(&mut self, open: &Open) -> Result<Opened, Unanswered> {
+        let core = &self.shared.core;
+        if self.slot.is_none() {
+            self.slot = core.logs.get(self.log);
+        }
+        let Some(slot) = self.slot.clone() else { return Err(Unanswered::NeedMetadata) };
+        let mut state = slot.lock();
+        let segment = open.at.segment;
+        let empty = state.replica.marks(segment).is_none_or(|marks| marks.tail == Index(0));
+        if core.draining() && !open.repair && empty {
+            return Err(Refusal::Draining.into());
+        }
+        let (session, opened) = state.replica.open(open)?;
+        if let Some(local) = state.segments.get_mut(&segment) {
+            local.buffer.discard();
+        }
+        state.follow_jump(core, segment);
+        // Whoever had the right before is told that it has gone.
+        slot.notify_changed();
+        let opening = Opening { session, dirty: true, archived: Index(0), told_draining: false };
+        self.sessions.insert(segment, opening);
+        Ok(opened)
+    }
+
+    async fn refresh(&mut self) -> Result<(), Refusal> {
+        match self.shared.core.refresh_log(self.log).await {
+            Ok(Some(slot)) => {
+                self.slot = Some(slot);
+                Ok(())
+            }
+            Ok(None) => Err(Refusal::Invalid(format!("there is no log with id {}", self.log))),
+            Err(error) => Err(Refusal::Unavailable(error.to_string())),
+        }
+    }
+
+    /// Acknowledges what has come since the last time.
+    fn acknowledge(&mut self) {
+        if !self.sessions.values().any(|opening| opening.dirty) {
+            return;
+        }
+        let Some(slot) = self.slot.clone() else { return };
+        let state = slot.lock();
+        for (segment, opening) in self.sessions.iter_mut().filter(|(_, opening)| opening.dirty) {
+            opening.dirty = false;
+            if let Some(ack) = state.replica.ack(opening.session, *segment) {
+                self.out.extend_from_slice(&ack.encode());
+            }
+        }
+        drop(state);
+        slot.grown.notify_waiters();
+    }
+
+    /// Something but the tail has changed: tells the client what concerns it.
+    fn look(&mut self) {
+        let Some(slot) = self.slot.clone() else { return };
+        let version = slot.version();
+        if version == self.looked {
+            return;
+        }
+        self.looked = version;
+        let mut state = slot.lock();
+        let draining = self.shared.core.draining();
+        let segments: Vec<SegmentNumber> = self.sessions.keys().copied().collect();
+        for segment in segments {
+            let Some(opening) = self.sessions.get_mut(&segment) else { continue };
+            let archived = state.replica.archived(segment).map(|at| at.end);
+            if let (Some(archived), Some(place)) = (archived, state.replica.place(segment))
+                && archived > opening.archived
+            {
+                opening.archived = archived;
+                let incarnation = state.replica.incarnation();
+                self.out.extend_from_slice(&frame::archived(&place, incarnation, archived));
+            }
+            if state.segments.contains_key(&segment) && !state.replica.may_append(opening.session, segment) {
+                self.refuse_lost(&mut state, segment);
+            } else if draining && !opening.told_draining {
+                opening.told_draining = true;
+                self.tell_refused(segment, Refusal::Draining);
+            }
+        }
+    }
+
+    /// The right to append has gone to somebody else.
+    fn refuse_lost(&mut self, state: &mut LogState, segment: SegmentNumber) {
+        if self.sessions.remove(&segment).is_some() {
+            let epoch = state.replica.fence_epoch();
+            let written_in = state.replica.place(segment).map(|place| place.epoch);
+            let refusal = if written_in.is_some_and(|written_in| epoch > written_in) {
+                Refusal::Fenced { epoch }
+            } else {
+                Refusal::Invalid("another stream has opened the segment".to_owned())
+            };
+            self.tell_refused(segment, refusal);
+        }
+    }
+
+    /// Refuses what the stream appends to a segment, until it is opened again.
+    fn refuse(&mut self, state: &mut LogState, segment: SegmentNumber, refusal: Refusal) {
+        if let Some(opening) = self.sessions.remove(&segment) {
+            state.replica.close(opening.session, segment);
+            if matches!(refusal, Refusal::Conflict { .. }) {
+                tracing::error!(log = %self.log, %segment, %refusal, "an append contradicts what is here");
+            }
+            self.tell_refused(segment, refusal);
+        }
+    }
+
+    fn tell_refused(&mut self, segment: SegmentNumber, why: Refusal) {
+        tracing::debug!(log = %self.log, %segment, %why, "refused appends");
+        metrics::refused(&why);
+        let message = frame::message(Kind::Refused, &Refused { segment, why }).expect("a refusal is short");
+        self.out.extend_from_slice(&message);
+    }
+
+    /// The stream has ended: what it staged is discarded, and its rights end.
+    fn close(&mut self) {
+        let Some(slot) = self.slot.take() else { return };
+        let mut state = slot.lock();
+        for (segment, opening) in std::mem::take(&mut self.sessions) {
+            if state.replica.may_append(opening.session, segment) {
+                if let Some(local) = state.segments.get_mut(&segment) {
+                    local.buffer.discard();
+                }
+                state.replica.close(opening.session, segment);
+            }
+        }
+    }
+}

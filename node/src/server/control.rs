@@ -1,0 +1,189 @@
+//! Requests that are one question and one answer, among them the metadata transactions that the
+//! node carries out for its clients.
+
+use super::Shared;
+use crate::metrics;
+use piculet_meta::MetaError;
+use piculet_quorum::ids::{LogId, LogName, NodeId, SegmentNumber};
+use piculet_quorum::limits::{LIST_PAGE, VIEW_SEGMENTS};
+use piculet_quorum::meta::{Key, LogView, Range, Record, SegmentState, SegmentView};
+use piculet_quorum::replica::Unanswered;
+use piculet_quorum::wire::message::{
+    Address, FenceOk, Hello, NodeView, Proposal, Refusal, Request, Response, Welcome,
+};
+use std::collections::BTreeMap;
+
+/// Answers a request.
+///
+/// # Errors
+/// With the refusal that is sent instead of an answer.
+pub(super) async fn answer(shared: &Shared, request: Request) -> Result<Response, Refusal> {
+    match request {
+        Request::Hello(hello) => welcome(shared, &hello).map(Response::Welcome),
+        Request::Nodes => nodes(shared).await.map(Response::Nodes),
+        Request::FindLog(name) => find(shared, name).await.map(Response::Log),
+        Request::ListLogs { after, limit } => list(shared, after, limit).await.map(Response::Names),
+        Request::ViewLog { log, from } => view(shared, log, from).await.map(Response::View),
+        Request::Propose(proposal) => propose(shared, &proposal).await,
+        Request::Fence(at) => fence(shared, &at).await.map(Response::Fenced),
+        Request::Status => Ok(Response::Status(shared.core.status())),
+        Request::Fetch { .. } | Request::Append(_) | Request::Subscribe { .. } | Request::Watermarks { .. } => {
+            Err(Refusal::Invalid("this request is answered with a stream of frames".to_owned()))
+        }
+    }
+}
+
+fn welcome(shared: &Shared, hello: &Hello) -> Result<Welcome, Refusal> {
+    let core = &shared.core;
+    if hello.cluster.is_some_and(|cluster| cluster != core.cluster) {
+        return Err(Refusal::WrongCluster { cluster: core.cluster });
+    }
+    Ok(Welcome {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cluster: core.cluster,
+        node: core.id.clone(),
+        memory: core.memory,
+        shards: core.config.advertise.clone(),
+    })
+}
+
+async fn nodes(shared: &Shared) -> Result<BTreeMap<NodeId, NodeView>, Refusal> {
+    let snapshot = shared.core.meta.read(&[], &[Range::Nodes, Range::Incarnations]).await.map_err(refusal)?;
+    let mut nodes = BTreeMap::new();
+    for (key, record) in &snapshot.records {
+        if let (Key::Incarnation(node, _), Record::Incarnation(life)) = (key, &record.value) {
+            let running = match snapshot.records.get(&Key::Node(node.clone())).map(|node| &node.value) {
+                Some(Record::Node(node)) => Some(node.clone()),
+                _ => None,
+            };
+            let view = NodeView { memory: life.incarnation, memory_revision: record.revision, running };
+            nodes.insert(node.clone(), view);
+        }
+    }
+    Ok(nodes)
+}
+
+async fn find(shared: &Shared, name: LogName) -> Result<Option<LogId>, Refusal> {
+    let key = Key::Name(name);
+    let snapshot = shared.core.meta.read(std::slice::from_ref(&key), &[]).await.map_err(refusal)?;
+    Ok(match snapshot.records.get(&key).map(|record| &record.value) {
+        Some(Record::Name(name)) => Some(name.log),
+        _ => None,
+    })
+}
+
+async fn list(shared: &Shared, after: Option<LogName>, limit: u32) -> Result<Vec<(LogName, LogId)>, Refusal> {
+    let limit = limit.clamp(1, LIST_PAGE as u32);
+    let snapshot = shared.core.meta.read(&[], &[Range::Names(after, limit)]).await.map_err(refusal)?;
+    let names = snapshot.records.into_iter().filter_map(|(key, record)| match (key, record.value) {
+        (Key::Name(name), Record::Name(record)) => Some((name, record.log)),
+        _ => None,
+    });
+    Ok(names.collect())
+}
+
+/// A log and its segments from `from` on, or the newest two.
+async fn view(shared: &Shared, log: LogId, from: Option<SegmentNumber>) -> Result<Option<Box<LogView>>, Refusal> {
+    let meta = &shared.core.meta;
+    let keys = [Key::Log(log), Key::Config(log), Key::Trim(log), Key::First(log)];
+    let from = match from {
+        Some(from) => from,
+        None => {
+            let snapshot = meta.read(&keys[..1], &[]).await.map_err(refusal)?;
+            let Some(record) = snapshot.log(&keys[0]) else { return Ok(None) };
+            SegmentNumber(record.value.next_segment.0.saturating_sub(2))
+        }
+    };
+    let snapshot = meta.read(&keys, &[Range::Segments(log, from)]).await.map_err(refusal)?;
+    let Some(record) = snapshot.log(&keys[0]) else { return Ok(None) };
+    let mut segments = BTreeMap::new();
+    for key in snapshot.records.keys() {
+        let Key::Segment(_, number) = key else { continue };
+        if segments.len() == VIEW_SEGMENTS {
+            break;
+        }
+        let Some(record) = snapshot.segment(key) else { continue };
+        let archived = if let SegmentState::Archived(at) = &record.value.state {
+            *at
+        } else {
+            let parts = meta.read(&[], &[Range::Parts(log, *number)]).await.map_err(refusal)?;
+            let row = parts.row(log, *number).map_err(|first| damaged(log, *number, first))?;
+            row.end(&record.value)
+        };
+        segments.insert(*number, SegmentView { record, archived });
+    }
+    let durability = match snapshot.records.get(&keys[1]).map(|record| &record.value) {
+        Some(Record::Config(config)) => config.durability,
+        _ => return Err(Refusal::Unavailable(format!("metadata are damaged: log {log} has no config record"))),
+    };
+    let trim_offset = snapshot.trim(&keys[2]).map(|trim| trim.value.trim_offset).unwrap_or_default();
+    let first_segment = snapshot.first(&keys[3]).map(|first| first.value.first_segment).unwrap_or_default();
+    Ok(Some(Box::new(LogView { log, record, durability, trim_offset, first_segment, segments })))
+}
+
+fn damaged(log: LogId, segment: SegmentNumber, first: piculet_quorum::ids::Index) -> Refusal {
+    let what = format!("part at {first} of segment {segment} of log {log} does not end behind its start");
+    Refusal::Unavailable(format!("metadata are damaged: {what}"))
+}
+
+/// Carries a client's transaction out, with the client's own compares; before that it checks that
+/// the proposal is sound, and true of the records that it names.
+async fn propose(shared: &Shared, proposal: &Proposal) -> Result<Response, Refusal> {
+    let meta = &shared.core.meta;
+    let txn = proposal.txn();
+    let keys: Vec<Key> = txn.compares.iter().map(|(key, _)| key.clone()).collect();
+    let now = meta.read(&keys, &[]).await.map_err(refusal)?;
+    match proposal {
+        Proposal::Create(_) => {}
+        Proposal::TakeOver(takeover) => {
+            let current = now.log(&Key::Log(takeover.log));
+            if current.is_some_and(|log| log.revision == takeover.read.revision && log != takeover.read) {
+                return Err(Refusal::Invalid(format!("the record of log {} is not as proposed", takeover.log)));
+            }
+        }
+        Proposal::Seal(seal) => seal.check(&now).map_err(|unsound| Refusal::Invalid(unsound.to_string()))?,
+    }
+    meta.commit(&txn).await.map(Response::Outcome).map_err(refusal)
+}
+
+/// Fences a segment held here; a fence is decided in `piculet_quorum::replica::fence`.
+async fn fence(shared: &Shared, at: &Address) -> Result<FenceOk, Refusal> {
+    let core = &shared.core;
+    let mut refreshed = false;
+    loop {
+        if let Some(slot) = core.logs.get(at.log) {
+            let mut state = slot.lock();
+            match state.replica.fence(at) {
+                Ok(fenced) => {
+                    // What an older epoch was about to append is not here. A repair that goes on
+                    // in this epoch keeps what it has staged.
+                    let idle = !state.replica.has_appender(at.segment);
+                    if let Some(local) = state.segments.get_mut(&at.segment).filter(|_| idle) {
+                        local.buffer.discard();
+                    }
+                    drop(state);
+                    slot.notify_changed();
+                    metrics::fenced();
+                    return Ok(fenced);
+                }
+                Err(Unanswered::Refused(refusal)) => return Err(refusal),
+                Err(Unanswered::NeedMetadata) if refreshed => return Err(Refusal::NotHere),
+                Err(Unanswered::NeedMetadata) => {}
+            }
+        } else if refreshed {
+            return Err(Refusal::NotHere);
+        }
+        if at.incarnation != core.memory {
+            return Err(Refusal::WrongIncarnation { current: core.memory });
+        }
+        core.refresh_log(at.log).await.map_err(refusal)?;
+        refreshed = true;
+    }
+}
+
+fn refusal(error: MetaError) -> Refusal {
+    match error {
+        MetaError::Unknown(why) => Refusal::Unknown(why),
+        other => Refusal::Unavailable(other.to_string()),
+    }
+}

@@ -1,0 +1,172 @@
+//! The node's view of the metadata: one watch on everything, of which it keeps what concerns it.
+
+#[cfg(test)]
+mod tests;
+
+use crate::core::Core;
+use crate::membership::{self, Life, MembershipError};
+use piculet_meta::{Watch, WatchEvent};
+use piculet_quorum::ids::{Index, Level, LogId, Nonce, SegmentNumber};
+use piculet_quorum::meta::{
+    Key, PartRecord, Range, Record, SegmentRecord, Snapshot, StoreRevision, Versioned,
+};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// Pause before a watch that could not be started is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Why a node must stop because of what the metadata show.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    /// Its life is over.
+    #[error(transparent)]
+    Life(#[from] MembershipError),
+    /// The metadata are another cluster's.
+    #[error(
+        "the metadata were of cluster {mine} and now are of {}: they were wiped or rebuilt, so this node stops; restore them, or start the node again as part of the new cluster",
+        .found.map_or_else(|| "none".to_owned(), |found| found.to_string())
+    )]
+    Cluster {
+        /// The cluster that the node joined.
+        mine: Nonce,
+        /// What the metadata have now.
+        found: Option<Nonce>,
+    },
+    /// The metadata went back in time.
+    #[error(
+        "the metadata went back from revision {} to {}: an old backup was restored, so this node stops before it forgets entries because of that; start it again when the restored metadata are what you want",
+        .seen.0, .found.0
+    )]
+    WentBack {
+        /// The latest revision seen.
+        seen: StoreRevision,
+        /// What a later read shows.
+        found: StoreRevision,
+    },
+}
+
+/// Follows the metadata for as long as the node lives.
+///
+/// # Errors
+/// When what they show means that the node must stop.
+pub async fn follow(core: &Core, life: &Life) -> Result<Infallible, ViewError> {
+    let mut watch = start(core).await;
+    loop {
+        match watch.next().await {
+            WatchEvent::Reset(snapshot) => reset(core, life, &snapshot)?,
+            WatchEvent::Changed { at, changes } => {
+                let unconnected = changed(core, life, at, changes)?;
+                for (log, number) in unconnected {
+                    tracing::warn!(%log, segment = %number, "a part does not continue what is known: reading the segment again");
+                    if let Err(error) = core.refresh_segment(log, number).await {
+                        core.meta_failed("to read a segment again", &error);
+                    }
+                }
+            }
+        }
+        core.meta_health.works();
+    }
+}
+
+async fn start(core: &Core) -> Watch {
+    loop {
+        match core.meta.watch(Range::All).await {
+            Ok(watch) => return watch,
+            Err(error) => core.meta_failed("to watch the metadata", &error),
+        }
+        sleep(RETRY).await;
+    }
+}
+
+fn reset(core: &Core, life: &Life, snapshot: &Snapshot) -> Result<(), ViewError> {
+    let seen = core.applied();
+    if snapshot.at < seen {
+        return Err(ViewError::WentBack { seen, found: snapshot.at });
+    }
+    let key = Key::Incarnation(core.id.clone(), Level::Memory);
+    membership::check_life(core, life, snapshot.incarnation(&key).map(|found| found.value))?;
+    check_cluster(core, snapshot.records.get(&Key::Cluster).map(|found| &found.value))?;
+    core.learn_everything(snapshot);
+    core.set_applied(snapshot.at);
+    core.readiness.informed.store(true, Ordering::Release);
+    core.archive_now.notify_one();
+    Ok(())
+}
+
+fn check_cluster(core: &Core, found: Option<&Record>) -> Result<(), ViewError> {
+    let found = match found {
+        Some(Record::Cluster(record)) => Some(record.cluster),
+        _ => None,
+    };
+    if found == Some(core.cluster) {
+        return Ok(());
+    }
+    Err(ViewError::Cluster { mine: core.cluster, found })
+}
+
+/// What one transaction changed in one segment.
+#[derive(Default)]
+struct Change {
+    record: Option<Versioned<SegmentRecord>>,
+    parts: Vec<(Index, Versioned<PartRecord>)>,
+}
+
+/// Takes in what one transaction changed. Returns the segments that must be read again.
+fn changed(
+    core: &Core,
+    life: &Life,
+    at: StoreRevision,
+    changes: Vec<(Key, Option<Versioned<Record>>)>,
+) -> Result<Vec<(LogId, SegmentNumber)>, ViewError> {
+    let mut segments: BTreeMap<(LogId, SegmentNumber), Change> = BTreeMap::new();
+    for (key, versioned) in changes {
+        let (revision, record) = match versioned {
+            Some(Versioned { revision, value }) => (revision, Some(value)),
+            None => (Default::default(), None),
+        };
+        match (key, record) {
+            (Key::Segment(log, number), Some(Record::Segment(value))) => {
+                segments.entry((log, number)).or_default().record = Some(Versioned { revision, value });
+            }
+            (Key::Segment(log, number), None) => core.forget_segment(at, log, number),
+            (Key::Part(log, number, first), Some(Record::Part(value))) => {
+                let change = segments.entry((log, number)).or_default();
+                change.parts.push((first, Versioned { revision, value }));
+            }
+            (Key::Log(log), Some(Record::Log(record))) => core.learn_log(log, &record),
+            (Key::Flush(log, number), Some(Record::Flush(flush))) => {
+                core.learn_uploader(at, log, number, Some((flush, revision)));
+            }
+            (Key::Flush(log, number), None) => {
+                core.learn_uploader(at, log, number, None);
+                core.archive_now.notify_one();
+            }
+            (Key::Incarnation(node, Level::Memory), record) if node == core.id => {
+                let found = match record {
+                    Some(Record::Incarnation(record)) => Some(record),
+                    _ => None,
+                };
+                membership::check_life(core, life, found)?;
+            }
+            (Key::Cluster, record) => check_cluster(core, record.as_ref())?,
+            // Other nodes, names, settings and trims are read when they are asked for.
+            _ => {}
+        }
+    }
+    let mut unconnected = Vec::new();
+    for ((log, number), Change { record, parts }) in segments {
+        let sealed = record.as_ref().is_some_and(|record| record.value.state.end().is_some());
+        if !core.learn_change(at, log, number, record.as_ref(), &parts) {
+            unconnected.push((log, number));
+        }
+        if sealed && core.logs.get(log).is_some() {
+            core.archive_now.notify_one();
+        }
+    }
+    core.set_applied(at);
+    Ok(unconnected)
+}

@@ -1,0 +1,171 @@
+use super::*;
+use crate::fixture::{Fixture, Writer, applied, eventually};
+use piculet_quorum::ids::{Chain, Epoch, Incarnation, NodeId, Offset, Timestamp};
+use piculet_quorum::meta::{Member, PartRow, SegmentEnd, SegmentState, Txn, Write};
+use std::sync::Arc;
+use tokio::task::JoinHandle;
+
+fn following(core: &Arc<Core>, life: Life) -> JoinHandle<ViewError> {
+    let core = Arc::clone(core);
+    tokio::spawn(async move {
+        match follow(&core, &life).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    })
+}
+
+fn segment(members: &[Member], state: SegmentState) -> SegmentRecord {
+    SegmentRecord {
+        epoch: Epoch(1),
+        base: Offset(0),
+        base_chain: Chain(0),
+        base_timestamp: Timestamp(0),
+        level: Level::Memory,
+        ensemble: members.to_vec(),
+        state,
+    }
+}
+
+fn end(end: u64) -> SegmentEnd {
+    SegmentEnd { end: Index(end), chain: Chain(u128::from(end)), last_timestamp: Timestamp(1) }
+}
+
+fn part(to: u64) -> Record {
+    Record::Part(PartRecord { at: end(to), bytes: 1, encoder: 1 })
+}
+
+fn held(core: &Core, log: u64) -> Vec<(u64, u64)> {
+    let Some(log) = core.logs.get(LogId(log)) else { return vec![] };
+    let state = log.lock();
+    state.segments.iter().map(|(number, local)| (number.0, local.row.archived().0)).collect()
+}
+
+#[tokio::test]
+async fn only_what_concerns_the_node_is_kept() {
+    let fixture = Fixture::new();
+    let (core, life) = fixture.core("a").await;
+    let stranger = Member { node: NodeId::new("z").unwrap(), incarnation: Incarnation(1) };
+    let earlier = Member { incarnation: Incarnation(core.memory.0 + 1), ..core.member() };
+    let key = |log: u64, n: u64| Key::Segment(LogId(log), SegmentNumber(n));
+    let put = |key: Key, record| Txn::default().put(key, record);
+    let open = |members: &[Member]| Record::Segment(segment(members, SegmentState::Open));
+    for (log, members) in [(1, [core.member(), stranger.clone()]), (2, [stranger.clone(), earlier])] {
+        applied(&fixture.meta, &put(key(log, 0), open(&members))).await;
+    }
+    let done = SegmentState::Archived(end(0));
+    let archived = Record::Segment(segment(&[core.member(), stranger.clone()], done));
+    applied(&fixture.meta, &put(key(3, 0), archived)).await;
+    let view = following(&core, life);
+    eventually("the first snapshot is taken in", || core.readiness.missing().len() == 2).await;
+    assert_eq!((held(&core, 1), core.logs.all().len()), (vec![(0, 0)], 1));
+
+    // New segments, parts with and without the record, elections.
+    applied(&fixture.meta, &put(key(1, 1), open(&[core.member(), stranger.clone()]))).await;
+    let parts = |n, first, to| put(Key::Part(LogId(1), SegmentNumber(n), Index(first)), part(to));
+    applied(&fixture.meta, &parts(0, 0, 5)).await;
+    applied(&fixture.meta, &parts(0, 5, 7)).await;
+    eventually("the parts are known", || held(&core, 1) == [(0, 7), (1, 0)]).await;
+    applied(&fixture.meta, &put(key(4, 0), open(std::slice::from_ref(&stranger)))).await;
+    let done = Record::Segment(segment(&[core.member(), stranger], SegmentState::Archived(end(9))));
+    applied(&fixture.meta, &parts(0, 7, 9).put(key(1, 0), done)).await;
+    eventually("the archived segment is dropped", || held(&core, 1) == [(1, 0)]).await;
+    let mut delete = Txn::default();
+    delete.writes.push(Write::Delete(key(1, 1)));
+    let at = applied(&fixture.meta, &delete).await;
+    eventually("the deleted segment is dropped", || held(&core, 1).is_empty()).await;
+    eventually("everything is applied", || core.applied() >= StoreRevision(at.0)).await;
+    assert_eq!(core.logs.all().len(), 1, "other logs leave no trace");
+    view.abort();
+}
+
+#[tokio::test]
+async fn a_part_that_does_not_connect_makes_the_segment_be_read_again() {
+    let fixture = Fixture::new();
+    let (core, life) = fixture.core("a").await;
+    let (other, other_life) = fixture.core("b").await;
+    let writer = Writer::create(&fixture.meta, 1, &[(&*core, life), (&*other, other_life)]).await;
+    let key = |first| Key::Part(writer.log, writer.number, Index(first));
+    applied(&fixture.meta, &Txn::default().put(key(0), part(4))).await;
+    core.refresh_log(writer.log).await.unwrap();
+    assert_eq!(held(&core, 1), [(0, 4)]);
+    let gap = applied(&fixture.meta, &Txn::default().put(key(6), part(9))).await;
+    let change = vec![(key(6), Some(Versioned { revision: gap, value: part(9) }))];
+    let again = changed(&core, &life, StoreRevision(gap.0), change).unwrap();
+    assert_eq!(again, [(writer.log, writer.number)]);
+    applied(&fixture.meta, &Txn::default().put(key(4), part(6))).await;
+    core.refresh_segment(writer.log, writer.number).await.unwrap();
+    assert_eq!(held(&core, 1), [(0, 9)]);
+}
+
+#[tokio::test]
+async fn what_is_older_than_what_is_known_brings_nothing_back() {
+    let fixture = Fixture::new();
+    let (core, life) = fixture.core("a").await;
+    let (other, other_life) = fixture.core("b").await;
+    let writer = Writer::create(&fixture.meta, 1, &[(&*core, life), (&*other, other_life)]).await;
+    let old = fixture.snapshot().await;
+    core.learn_everything(&old);
+    assert_eq!(held(&core, 1), [(0, 0)]);
+    let gone = StoreRevision(old.at.0 + 5);
+    core.forget_segment(gone, writer.log, writer.number);
+    // The watch is behind the read that showed that it is gone, and shows it once more.
+    core.learn_everything(&old);
+    core.set_applied(old.at);
+    assert_eq!(held(&core, 1), []);
+    core.set_applied(gone);
+    core.learn_segments(&old);
+    assert_eq!(held(&core, 1), []);
+    let key = Key::Segment(writer.log, writer.number);
+    let record = old.segment(&key).unwrap();
+    core.learn_segment(StoreRevision(gone.0 + 1), writer.log, writer.number, &record, PartRow::default());
+    assert_eq!(held(&core, 1), [(0, 0)], "what is newer counts");
+
+    // A snapshot that is older than what a read has shown does not make a segment disappear.
+    let mut empty = old.clone();
+    empty.records.remove(&key);
+    empty.at = gone;
+    core.learn_everything(&empty);
+    assert_eq!(held(&core, 1), [(0, 0)]);
+    empty.at = StoreRevision(gone.0 + 1);
+    core.learn_everything(&empty);
+    assert_eq!(held(&core, 1), []);
+}
+
+#[tokio::test]
+async fn a_second_start_under_one_name_stops_the_first() {
+    let fixture = Fixture::new();
+    let (core, life) = fixture.core("a").await;
+    let view = following(&core, life);
+    eventually("the first snapshot is taken in", || core.readiness.missing().len() == 2).await;
+    let second = membership::next_life(&fixture.meta, &core.id).await.unwrap();
+    let error = view.await.unwrap();
+    assert!(matches!(error, ViewError::Life(MembershipError::NameTwice { .. })), "{error}");
+    assert!(error.to_string().contains("name a is used twice"), "{error}");
+    // Whoever starts to watch after that sees it as well.
+    let late = following(&core, life).await.unwrap();
+    assert!(matches!(late, ViewError::Life(MembershipError::NameTwice { .. })), "{late}");
+    assert_eq!(second.incarnation, life.incarnation.plus(1));
+}
+
+#[tokio::test]
+async fn metadata_that_went_back_or_were_rebuilt_stop_the_node() {
+    let fixture = Fixture::new();
+    let (core, life) = fixture.core("a").await;
+    let snapshot = fixture.snapshot().await;
+    let mut rebuilt = snapshot.clone();
+    rebuilt.records.remove(&Key::Cluster);
+    let error = reset(&core, &life, &rebuilt).unwrap_err();
+    assert!(matches!(error, ViewError::Cluster { found: None, .. }), "{error}");
+    reset(&core, &life, &snapshot).unwrap();
+    core.set_applied(StoreRevision(snapshot.at.0 + 1));
+    let error = reset(&core, &life, &snapshot).unwrap_err();
+    assert!(matches!(error, ViewError::WentBack { .. }), "{error}");
+    let gone = changed(
+        &core,
+        &life,
+        StoreRevision(snapshot.at.0 + 2),
+        vec![(Key::Incarnation(core.id.clone(), Level::Memory), None)],
+    );
+    assert!(matches!(gone, Err(ViewError::Life(_))));
+}

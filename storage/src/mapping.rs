@@ -1,0 +1,236 @@
+//! The shared mapping behind the arena, and the only unsafe code of this crate.
+//!
+//! A mapping is divided into chunks of one size. A chunk is lent to one [`Chunk`] at a time, which
+//! alone may write to it, and only at or above its *readable* mark; views are given out only below
+//! that mark, and it never falls. So no byte that a view shows is ever written again, for as long
+//! as any view of the chunk exists: the chunk is lent again only after the last of them is gone.
+
+use bytes::Bytes;
+use memmap2::{MmapOptions, MmapRaw};
+use parking_lot::Mutex;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+/// A mapped file, divided into chunks, and the chunks that nobody holds.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    map: MmapRaw,
+    chunk_bytes: usize,
+    chunks: usize,
+    /// The chunk that was given back last is lent first: its pages are likely to be warm. Has room
+    /// for all of them, so that giving back never allocates.
+    free: Mutex<Vec<u32>>,
+}
+
+impl Pool {
+    /// Maps the first `chunks * chunk_bytes` bytes of `file`, which must be allocated already, and
+    /// which nobody else may write to or shorten while the mapping lives.
+    pub(crate) fn new(file: &File, chunk_bytes: usize, chunks: u32) -> io::Result<Self> {
+        let bytes = chunk_bytes.checked_mul(chunks as usize).ok_or(io::ErrorKind::OutOfMemory)?;
+        assert!(file.metadata()?.len() >= bytes as u64, "the mapping lies within the file");
+        let map = MmapOptions::new().len(bytes).map_raw(file)?;
+        let free = Mutex::new((0..chunks).rev().collect());
+        Ok(Self { map, chunk_bytes, chunks: chunks as usize, free })
+    }
+
+    pub(crate) fn chunk_bytes(&self) -> usize {
+        self.chunk_bytes
+    }
+
+    pub(crate) fn chunks(&self) -> usize {
+        self.chunks
+    }
+
+    pub(crate) fn free_chunks(&self) -> usize {
+        self.free.lock().len()
+    }
+
+    /// Lends `count` chunks, or none when fewer are free: then it says how many are.
+    pub(crate) fn take(self: &Arc<Self>, count: usize, mut each: impl FnMut(Chunk)) -> Result<(), usize> {
+        let mut free = self.free.lock();
+        if free.len() < count {
+            return Err(free.len());
+        }
+        for _ in 0..count {
+            let number = free.pop().expect("as many are free as were counted under the same lock");
+            each(Chunk { lease: Arc::new(Lease { pool: self.clone(), number }), readable: 0 });
+        }
+        Ok(())
+    }
+
+    fn start_of(&self, number: u32) -> *mut u8 {
+        assert!((number as usize) < self.chunks);
+        // SAFETY: the chunk lies within the mapping, which is `chunks * chunk_bytes` long.
+        unsafe { self.map.as_mut_ptr().add(number as usize * self.chunk_bytes) }
+    }
+}
+
+/// One chunk, held by its writer and by every view of it.
+#[derive(Debug)]
+struct Lease {
+    pool: Arc<Pool>,
+    number: u32,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.pool.free.lock().push(self.number);
+    }
+}
+
+/// The right to write to one chunk, above what is readable of it.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    lease: Arc<Lease>,
+    readable: usize,
+}
+
+impl Chunk {
+    /// Writes `bytes` at position `at` of the chunk.
+    pub(crate) fn write(&mut self, at: usize, bytes: &[u8]) {
+        let pool = &self.lease.pool;
+        let end = at.checked_add(bytes.len()).expect("a position within a chunk");
+        assert!(at >= self.readable, "byte {at} of a chunk is readable up to {}", self.readable);
+        assert!(end <= pool.chunk_bytes, "byte {end} is beyond a chunk of {}", pool.chunk_bytes);
+        // SAFETY: the destination lies within this chunk, as just checked. The chunk is lent to
+        // this `Chunk` alone, borrowed mutably here, so nobody else writes to it. Views, the only
+        // references into the mapping, lie below `readable` of their chunk, so none overlaps the
+        // destination, and `bytes` does not either.
+        unsafe {
+            let to = pool.start_of(self.lease.number).add(at);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        }
+    }
+
+    /// Makes everything below `to` readable, for good.
+    pub(crate) fn set_readable(&mut self, to: usize) {
+        assert!(self.readable <= to && to <= self.lease.pool.chunk_bytes, "the readable mark only grows");
+        self.readable = to;
+    }
+
+    /// The bytes at `range`, which must be readable. They hold the chunk until they are dropped.
+    pub(crate) fn view(&self, range: Range<usize>) -> Bytes {
+        assert!(range.start <= range.end && range.end <= self.readable, "only what is readable is shown");
+        Bytes::from_owner(View { lease: self.lease.clone(), range })
+    }
+}
+
+struct View {
+    lease: Arc<Lease>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for View {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the range lay below the chunk's readable mark when the view was made, so it is
+        // within the mapping, initialised (fresh pages are zero), and not written to again while
+        // the lease is held, which the view does. The mapping lives as long as the lease's pool.
+        unsafe {
+            let start = self.lease.pool.start_of(self.lease.number).add(self.range.start);
+            std::slice::from_raw_parts(start, self.range.len())
+        }
+    }
+}
+
+/// Allocates the first `bytes` of `file` for good, so that writing to a mapping of them cannot fail.
+pub(crate) fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    let len = libc::off_t::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    loop {
+        // SAFETY: a system call on a descriptor that is open for as long as `file` is borrowed.
+        match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, len) } {
+            0 => return Ok(()),
+            libc::EINTR => {}
+            error => return Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+}
+
+/// What the system says of the file system that a file lies on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FileSystem {
+    pub(crate) tmpfs: bool,
+    /// Bytes that this process may still use; `None` when there is no limit.
+    pub(crate) free_bytes: Option<u64>,
+}
+
+impl FileSystem {
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
+        let mut stat = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+        // SAFETY: a system call on an open descriptor, with a buffer of the right type.
+        if unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: all-zero bytes are a valid `statfs`, and the call has filled it in.
+        let stat = unsafe { stat.assume_init() };
+        // A tmpfs without a size limit counts no blocks at all.
+        let limited = stat.f_blocks > 0;
+        let free_bytes = limited.then(|| stat.f_bavail.saturating_mul(stat.f_bsize.unsigned_abs()));
+        Ok(Self { tmpfs: stat.f_type == libc::TMPFS_MAGIC, free_bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(chunk_bytes: usize, chunks: u32) -> Arc<Pool> {
+        let file = tempfile::tempfile().unwrap();
+        allocate(&file, chunk_bytes as u64 * u64::from(chunks)).unwrap();
+        Arc::new(Pool::new(&file, chunk_bytes, chunks).unwrap())
+    }
+
+    fn take(pool: &Arc<Pool>, count: usize) -> Result<Vec<Chunk>, usize> {
+        let mut chunks = Vec::new();
+        pool.take(count, |chunk| chunks.push(chunk)).map(|()| chunks)
+    }
+
+    #[test]
+    fn a_chunk_is_free_again_when_its_last_reader_is_gone() {
+        let pool = pool(16, 2);
+        let mut chunks = take(&pool, 1).unwrap();
+        chunks[0].write(0, b"abcd");
+        chunks[0].set_readable(4);
+        let (view, part) = (chunks[0].view(0..4), chunks[0].view(1..3));
+        drop(chunks);
+        assert_eq!(take(&pool, 2).map(|_| ()), Err(1));
+        drop(view);
+        assert_eq!((pool.free_chunks(), &part[..]), (1, &b"bc"[..]));
+        drop(part);
+        assert_eq!(pool.free_chunks(), 2);
+    }
+
+    #[test]
+    fn taking_is_all_or_nothing() {
+        let pool = pool(16, 3);
+        let one = take(&pool, 1).unwrap();
+        assert_eq!(take(&pool, 3).map(|_| ()), Err(2));
+        assert_eq!(pool.free_chunks(), 2);
+        drop(one);
+        assert_eq!(take(&pool, 3).map(|chunks| chunks.len()), Ok(3));
+    }
+
+    #[test]
+    #[should_panic(expected = "is readable up to 4")]
+    fn what_is_readable_is_never_written_again() {
+        let mut chunks = take(&pool(16, 1), 1).unwrap();
+        chunks[0].set_readable(4);
+        chunks[0].write(3, b"x");
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond a chunk of 16")]
+    fn a_write_stays_within_its_chunk() {
+        take(&pool(16, 2), 1).unwrap()[0].write(15, b"xy");
+    }
+
+    #[test]
+    #[should_panic(expected = "only what is readable")]
+    fn a_view_stays_below_the_readable_mark() {
+        let mut chunks = take(&pool(16, 1), 1).unwrap();
+        chunks[0].set_readable(4);
+        drop(chunks[0].view(2..5));
+    }
+}

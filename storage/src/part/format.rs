@@ -1,0 +1,157 @@
+//! Header and footer of a part as bytes; the parent module has the tables.
+
+use super::{PART_ENCODER, PART_FORMAT, PartError, PartHeader, checksum, field};
+use piculet_quorum::batch::{BatchEnd, Place};
+use piculet_quorum::ids::{Chain, Epoch, Index, Level, LogId, Nonce, Offset, SegmentNumber, Timestamp};
+use piculet_quorum::meta::SegmentEnd;
+
+pub(super) const HEADER_BYTES: usize = 148;
+pub(super) const INDEX_ENTRY_BYTES: usize = 24;
+pub(super) const FOOTER_BYTES: usize = 48;
+
+const HEADER_MAGIC: [u8; 8] = *b"PICULETP";
+const FOOTER_MAGIC: [u8; 8] = *b"PICULETE";
+
+const LEVEL_MEMORY: u32 = 1;
+
+pub(super) fn encode_header(header: &PartHeader, body_len: u64) -> [u8; HEADER_BYTES] {
+    let PartHeader { cluster, place, level, base, first, before, at } = header;
+    let level = match level {
+        Level::Memory => LEVEL_MEMORY,
+    };
+    let mut out = [0; HEADER_BYTES];
+    put(&mut out, 0, HEADER_MAGIC);
+    put(&mut out, 8, PART_FORMAT.to_le_bytes());
+    put(&mut out, 12, PART_ENCODER.to_le_bytes());
+    put(&mut out, 16, cluster.0.to_le_bytes());
+    put(&mut out, 32, place.log.0.to_le_bytes());
+    put(&mut out, 40, place.segment.0.to_le_bytes());
+    put(&mut out, 48, place.epoch.0.to_le_bytes());
+    put(&mut out, 56, level.to_le_bytes());
+    put(&mut out, 64, base.0.to_le_bytes());
+    put(&mut out, 72, first.0.to_le_bytes());
+    put(&mut out, 80, at.end.0.to_le_bytes());
+    put(&mut out, 88, before.chain.0.to_le_bytes());
+    put(&mut out, 104, at.chain.0.to_le_bytes());
+    put(&mut out, 120, before.last_timestamp.0.to_le_bytes());
+    put(&mut out, 128, at.last_timestamp.0.to_le_bytes());
+    put(&mut out, 136, body_len.to_le_bytes());
+    let crc = crc32c::crc32c(&out[..144]);
+    put(&mut out, 144, crc.to_le_bytes());
+    out
+}
+
+/// The header in `bytes`, which are [`HEADER_BYTES`], and the length of the body.
+pub(super) fn decode_header(bytes: &[u8]) -> Result<(PartHeader, u64), PartError> {
+    check_magic("magic of the header", take(bytes, 0), HEADER_MAGIC)?;
+    // Before the checksum: another version may keep that elsewhere.
+    check_version("format version", u32_at(bytes, 8), PART_FORMAT)?;
+    let (found, expected) = (u32_at(bytes, 144), crc32c::crc32c(&bytes[..144]));
+    if found != expected {
+        return Err(checksum("checksum of the header", found, expected));
+    }
+    check_version("encoder version", u32_at(bytes, 12), PART_ENCODER)?;
+    check_version("header flags", u32_at(bytes, 60), 0)?;
+    let level = match u32_at(bytes, 56) {
+        LEVEL_MEMORY => Level::Memory,
+        other => return Err(field("durability", other, LEVEL_MEMORY)),
+    };
+    let header = PartHeader {
+        cluster: Nonce(u128_at(bytes, 16)),
+        place: Place {
+            log: LogId(u64_at(bytes, 32)),
+            segment: SegmentNumber(u64_at(bytes, 40)),
+            epoch: Epoch(u64_at(bytes, 48)),
+        },
+        level,
+        base: Offset(u64_at(bytes, 64)),
+        first: Index(u64_at(bytes, 72)),
+        before: BatchEnd { chain: Chain(u128_at(bytes, 88)), last_timestamp: Timestamp(u64_at(bytes, 120)) },
+        at: SegmentEnd {
+            end: Index(u64_at(bytes, 80)),
+            chain: Chain(u128_at(bytes, 104)),
+            last_timestamp: Timestamp(u64_at(bytes, 128)),
+        },
+    };
+    Ok((header, u64_at(bytes, 136)))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Footer {
+    pub(super) index_at: u64,
+    pub(super) index_len: u64,
+    pub(super) index_crc: u32,
+    pub(super) body_crc: u32,
+    pub(super) object_len: u64,
+}
+
+impl Footer {
+    pub(super) fn new(body_len: u64, index: &[u8], body_crc: u32) -> Self {
+        let (index_at, index_len) = (HEADER_BYTES as u64 + body_len, index.len() as u64);
+        let object_len = index_at + index_len + FOOTER_BYTES as u64;
+        Self { index_at, index_len, index_crc: crc32c::crc32c(index), body_crc, object_len }
+    }
+
+    pub(super) fn encode(&self) -> [u8; FOOTER_BYTES] {
+        let mut out = [0; FOOTER_BYTES];
+        put(&mut out, 0, self.index_at.to_le_bytes());
+        put(&mut out, 8, self.index_len.to_le_bytes());
+        put(&mut out, 16, self.index_crc.to_le_bytes());
+        put(&mut out, 20, self.body_crc.to_le_bytes());
+        put(&mut out, 24, self.object_len.to_le_bytes());
+        let crc = crc32c::crc32c(&out[..36]);
+        put(&mut out, 36, crc.to_le_bytes());
+        put(&mut out, 40, FOOTER_MAGIC);
+        out
+    }
+
+    /// The footer in `bytes`, which are [`FOOTER_BYTES`].
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, PartError> {
+        check_magic("magic of the footer", take(bytes, 40), FOOTER_MAGIC)?;
+        let (found, expected) = (u32_at(bytes, 36), crc32c::crc32c(&bytes[..36]));
+        if found != expected {
+            return Err(checksum("checksum of the footer", found, expected));
+        }
+        check_version("footer flags", u32_at(bytes, 32), 0)?;
+        Ok(Self {
+            index_at: u64_at(bytes, 0),
+            index_len: u64_at(bytes, 8),
+            index_crc: u32_at(bytes, 16),
+            body_crc: u32_at(bytes, 20),
+            object_len: u64_at(bytes, 24),
+        })
+    }
+}
+
+fn check_magic(what: &'static str, found: [u8; 8], expected: [u8; 8]) -> Result<(), PartError> {
+    if found != expected {
+        // Printed as the number that reads like the text.
+        let (found, expected) = (u64::from_be_bytes(found), u64::from_be_bytes(expected));
+        return Err(PartError::Checksum { what, found, expected });
+    }
+    Ok(())
+}
+
+fn check_version(what: &'static str, found: u32, known: u32) -> Result<(), PartError> {
+    if found == known { Ok(()) } else { Err(PartError::Version { what, found, known }) }
+}
+
+fn put<const N: usize>(out: &mut [u8], at: usize, bytes: [u8; N]) {
+    out[at..at + N].copy_from_slice(&bytes);
+}
+
+fn take<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes[at..at + N].try_into().expect("a slice of the same length")
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(take(bytes, at))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(take(bytes, at))
+}
+
+fn u128_at(bytes: &[u8], at: usize) -> u128 {
+    u128::from_le_bytes(take(bytes, at))
+}

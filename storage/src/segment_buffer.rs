@@ -1,0 +1,270 @@
+//! The entries of one segment at one node, in chunks of the arena.
+//!
+//! The batches of a segment form one stream of bytes, each whole as it came: its header, then its
+//! entries. Positions in the stream only grow. Chunk `n` of the stream holds the positions from
+//! `n * chunk_bytes` on; the segment has the chunks from `first_chunk` on.
+//!
+//! ```text
+//!        freed                    tail
+//! chunk    |                        |    staged batch
+//! [....####################][#######.......]
+//!      ^ head               ^       ^ tail of the frames
+//! ```
+
+#[cfg(test)]
+mod tests;
+
+use crate::arena::{Arena, Full};
+use crate::frames::{Boundary, Frames, Run};
+use crate::mapping::Chunk;
+use bytes::Bytes;
+use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchEnd, BatchHeader, Place};
+use piculet_quorum::ids::Index;
+use piculet_quorum::replica::ChainAt;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// The entries of one segment at one node.
+///
+/// A batch is written in steps: [`begin`](Self::begin) reserves its room, [`fill`](Self::fill)
+/// takes its bytes as they come, and [`publish`](Self::publish) makes it visible, when it has been
+/// verified; or [`discard`](Self::discard) forgets it. Nothing here checks what the bytes mean.
+#[derive(Debug)]
+pub struct SegmentBuffer {
+    arena: Arc<Arena>,
+    place: Place,
+    frames: Frames,
+    staged: Option<Staged>,
+    chunks: VecDeque<Chunk>,
+    first_chunk: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Staged {
+    header: BatchHeader,
+    /// Bytes of the body that have come.
+    filled: usize,
+}
+
+impl SegmentBuffer {
+    /// An empty segment whose first entry will have index `start`; `before` is what lies before it.
+    #[must_use]
+    pub fn new(arena: Arc<Arena>, place: Place, start: Index, before: BatchEnd) -> Self {
+        let frames = Frames::new(Boundary { index: start, at: 0, before });
+        Self { arena, place, frames, staged: None, chunks: VecDeque::new(), first_chunk: 0 }
+    }
+
+    /// Starts a batch behind the tail, and reserves all the room that it needs.
+    ///
+    /// # Errors
+    /// When the arena has too few free chunks. Nothing has changed then.
+    ///
+    /// # Panics
+    /// If a batch is staged already, or this one does not continue the segment: the caller has
+    /// compared its index and chain.
+    pub fn begin(&mut self, header: &BatchHeader) -> Result<(), Full> {
+        let tail = *self.frames.tail();
+        assert!(self.staged.is_none(), "one batch is staged at a time");
+        assert_eq!(
+            (header.first, header.chain),
+            (tail.index, tail.before.chain),
+            "a batch continues the segment"
+        );
+        let chunk_bytes = self.arena.chunk_bytes() as u64;
+        let chunks = (tail.at + header.bytes() as u64).div_ceil(chunk_bytes) - self.first_chunk;
+        let missing = (chunks as usize).saturating_sub(self.chunks.len());
+        if missing > 0 {
+            self.arena.take(missing, &mut self.chunks)?;
+        }
+        self.write(tail.at, &header.encode(&self.place));
+        self.staged = Some(Staged { header: *header, filled: 0 });
+        Ok(())
+    }
+
+    /// Takes the next bytes of the staged batch's body, at most [`staged_left`](Self::staged_left).
+    pub fn fill(&mut self, piece: &[u8]) {
+        assert!(piece.len() <= self.staged_left(), "a piece of {} bytes beyond the batch", piece.len());
+        if let Some(staged) = &mut self.staged {
+            let at = self.frames.tail().at + (BATCH_HEADER_BYTES + staged.filled) as u64;
+            staged.filled += piece.len();
+            self.write(at, piece);
+        }
+    }
+
+    /// Bytes of the staged batch's body that have not come yet; 0 when none is staged.
+    #[must_use]
+    pub fn staged_left(&self) -> usize {
+        self.staged.as_ref().map_or(0, |staged| staged.header.body_len as usize - staged.filled)
+    }
+
+    /// Makes the staged batch visible, which must be complete; `end` is what it leaves behind it.
+    pub fn publish(&mut self, end: BatchEnd) {
+        let left = self.staged_left();
+        let staged = self.staged.take().expect("a batch is staged");
+        let tail = *self.frames.tail();
+        assert_eq!(left, 0, "a batch is published when it is complete");
+        assert!(end.last_timestamp >= tail.before.last_timestamp, "timestamps never decrease");
+        let at = tail.at + staged.header.bytes() as u64;
+        self.for_each_chunk(tail.at, at, |chunk, _, to| chunk.set_readable(to));
+        self.frames.push(Boundary { index: staged.header.end(), at, before: end });
+    }
+
+    /// Forgets the staged batch, if there is one.
+    pub fn discard(&mut self) {
+        if self.staged.take().is_some() {
+            self.release();
+        }
+    }
+
+    /// The index that the next batch will have.
+    #[must_use]
+    pub fn tail(&self) -> Index {
+        self.frames.tail().index
+    }
+
+    /// Chain and timestamp at the tail.
+    #[must_use]
+    pub fn end(&self) -> BatchEnd {
+        self.frames.tail().before
+    }
+
+    /// The index below which entries have been freed, or never were here.
+    #[must_use]
+    pub fn freed(&self) -> Index {
+        self.frames.head().index
+    }
+
+    /// The chain before `index`, as far as it is known.
+    #[must_use]
+    pub fn chain_at(&self, index: Index) -> ChainAt {
+        if index < self.freed() {
+            ChainAt::Freed
+        } else if index > self.tail() {
+            ChainAt::Beyond
+        } else {
+            self.frames.at(index).map_or(ChainAt::Inside, |b| ChainAt::Boundary(b.before.chain))
+        }
+    }
+
+    /// Stored bytes of the batches in `[from, to)`. Both must be boundaries that are here.
+    #[must_use]
+    pub fn bytes_between(&self, from: Index, to: Index) -> u64 {
+        assert!(from <= to, "a range from {from} to {to}");
+        let position = |index| match self.frames.at(index) {
+            Some(boundary) => boundary.at,
+            None => panic!("{index} is no boundary of {:?}", self.place),
+        };
+        position(to) - position(from)
+    }
+
+    /// The largest boundary at or below `index`; `None` when that has been freed.
+    #[must_use]
+    pub fn floor_boundary(&self, index: Index) -> Option<Index> {
+        self.frames.floor(index).map(|boundary| boundary.index)
+    }
+
+    /// Whole batches from the boundary `from` on, none beyond `to`: as many as have at most
+    /// `max_bytes` together, but at least one. Their bytes are not copied; they keep their chunks
+    /// lent until they are dropped. `None` when there is no such batch, or when `from` is not a
+    /// boundary that is here.
+    #[must_use]
+    pub fn read(&self, from: Index, to: Index, max_bytes: usize) -> Option<Run> {
+        let start = self.frames.at(from)?;
+        let stop = self.frames.stop(start, to, max_bytes)?;
+        Some(Run {
+            first: start.index,
+            before: start.before,
+            end: stop.index,
+            end_chain: stop.before,
+            pieces: self.view(start.at, stop.at),
+            bytes: (stop.at - start.at) as usize,
+        })
+    }
+
+    /// Frees the batches below the boundary `index`, which is at most the tail. Chunks that lie
+    /// wholly below it go back to the arena, as soon as no reader holds them; all of them, when
+    /// nothing is left. An index that is freed already changes nothing.
+    pub fn free_below(&mut self, index: Index) {
+        if index <= self.freed() {
+            return;
+        }
+        assert!(self.frames.at(index).is_some(), "{index} is no boundary of {:?}", self.place);
+        self.frames.drop_below(index);
+        self.release();
+    }
+
+    /// Bytes of the chunks that are lent to this segment.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.chunks.len() as u64 * self.arena.chunk_bytes() as u64
+    }
+
+    /// Gives back the chunks that are below the head or, unless a batch is staged, above the tail.
+    fn release(&mut self) {
+        let chunk_bytes = self.arena.chunk_bytes() as u64;
+        if self.staged.is_none() && self.frames.is_empty() {
+            self.chunks.clear();
+            self.first_chunk = self.frames.tail().at.div_ceil(chunk_bytes);
+            self.frames.continue_at(self.first_chunk * chunk_bytes);
+            return;
+        }
+        let first = self.frames.head().at / chunk_bytes;
+        self.chunks.drain(..(first - self.first_chunk) as usize);
+        self.first_chunk = first;
+        if self.staged.is_none() {
+            let end = self.frames.tail().at.div_ceil(chunk_bytes);
+            self.chunks.truncate((end - first) as usize);
+        }
+    }
+
+    fn write(&mut self, at: u64, bytes: &[u8]) {
+        let mut left = bytes;
+        self.for_each_chunk(at, at + bytes.len() as u64, |chunk, from, to| {
+            let (now, later) = left.split_at(to - from);
+            chunk.write(from, now);
+            left = later;
+        });
+    }
+
+    fn view(&self, from: u64, to: u64) -> Vec<Bytes> {
+        let spans = Spans::new(from, to, self.first_chunk, self.arena.chunk_bytes());
+        spans.map(|(chunk, from, to)| self.chunks[chunk].view(from..to)).collect()
+    }
+
+    fn for_each_chunk(&mut self, from: u64, to: u64, mut each: impl FnMut(&mut Chunk, usize, usize)) {
+        for (chunk, from, to) in Spans::new(from, to, self.first_chunk, self.arena.chunk_bytes()) {
+            each(&mut self.chunks[chunk], from, to);
+        }
+    }
+}
+
+/// The pieces of a range of positions: which of the segment's chunks, from where, to where in it.
+struct Spans {
+    chunk: usize,
+    from: usize,
+    left: u64,
+    chunk_bytes: usize,
+}
+
+impl Spans {
+    fn new(from: u64, to: u64, first_chunk: u64, chunk_bytes: usize) -> Self {
+        let chunk = (from / chunk_bytes as u64 - first_chunk) as usize;
+        Self { chunk, from: (from % chunk_bytes as u64) as usize, left: to - from, chunk_bytes }
+    }
+}
+
+impl Iterator for Spans {
+    type Item = (usize, usize, usize);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return None;
+        }
+        let len = self.left.min((self.chunk_bytes - self.from) as u64) as usize;
+        let span = (self.chunk, self.from, self.from + len);
+        self.left -= len as u64;
+        self.chunk += 1;
+        self.from = 0;
+        Some(span)
+    }
+}
