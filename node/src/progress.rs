@@ -4,14 +4,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 
 /// A bar on the standard error, if that is a terminal.
-pub struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
     /// Progress in bytes, out of `total` where that is known.
     #[must_use]
-    pub fn bytes(what: &'static str, total: Option<u64>) -> Self {
+    pub(crate) fn bytes(what: &'static str, total: Option<u64>) -> Self {
         if !std::io::stderr().is_terminal() {
             return Self { bar: ProgressBar::hidden() };
         }
@@ -25,24 +25,24 @@ impl Progress {
     }
 
     /// So much is done.
-    pub fn set(&self, done: u64) {
+    pub(crate) fn set(&self, done: u64) {
         self.bar.set_position(done);
     }
 
     /// Prints a line above the bar; without a terminal, just the line.
-    pub fn line(&self, text: &str) {
+    pub(crate) fn line(&self, text: &str) {
         self.bar.suspend(|| println!("{text}"));
     }
 
     /// Removes the bar.
-    pub fn done(&self) {
+    pub(crate) fn done(&self) {
         self.bar.finish_and_clear();
     }
 }
 
 /// A number of bytes as people read it.
 #[must_use]
-pub fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB"];
     let (mut value, mut unit) = (bytes as f64, "B");
     for next in units {
@@ -60,7 +60,8 @@ mod tests {
 
     #[test]
     fn sizes_are_readable() {
-        let cases = [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (64 << 20, "64.0 MiB"), (3 << 30, "3.0 GiB")];
+        let cases =
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (64 << 20, "64.0 MiB"), (3 << 30, "3.0 GiB")];
         for (bytes, text) in cases {
             assert_eq!(size(bytes), text);
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// CPU time of all threads, in user and kernel mode.
 #[must_use]
-pub fn cpu() -> Duration {
+pub(crate) fn cpu() -> Duration {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: getrusage fills the struct that it is given; RUSAGE_SELF is always valid, and all
     // zeroes is a valid rusage should it fail.

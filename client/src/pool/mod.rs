@@ -8,6 +8,8 @@
 mod ask;
 mod call;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use call::CallError;
 pub(crate) use stream::refused;
@@ -138,7 +140,8 @@ impl Pool {
 
     /// The smallest datagram limit among the paths of the live sessions.
     pub(crate) fn path_datagram(&self) -> u16 {
-        let limits = self.state().all_live().into_iter().map(|session| session.connection.stats().path.current_mtu);
+        let limits =
+            self.state().all_live().into_iter().map(|session| session.connection.stats().path.current_mtu);
         limits.min().unwrap_or_default()
     }
 

@@ -1,11 +1,14 @@
 //! Takeovers of real segments on nodes in this process.
 
 use super::take_over;
-use crate::testing::{Cluster, Faults, Node, log_name, node_id, numbered, read_all, soon};
+use crate::testing::{Cluster, Faults, Node, PATIENCE, log_name, node_id, numbered, read_all, soon};
 use crate::{Client, ClientOptions, Error, LogWriter, ReadOptions, Start};
 use piculet_quorum::ids::{Epoch, Index, LogName, Offset, SegmentNumber};
 use piculet_quorum::meta::SegmentState;
 use std::time::Duration;
+
+/// The bound of a takeover that cannot succeed.
+const BRIEF: Duration = Duration::from_millis(1500);
 
 async fn append(writer: &LogWriter, payloads: &[String]) {
     for payload in payloads {
@@ -90,17 +93,17 @@ async fn what_too_few_hold_is_copied() {
     for healed in ["a", "b"] {
         cluster.node(healed).set_faults(Faults::default());
     }
-    let taken = take(&cluster, &name).await.unwrap();
+    let taken = take(&cluster, &name, PATIENCE).await.unwrap();
     assert!(taken.segment.value.base >= Offset(40), "{:?}", taken.segment);
     let SegmentState::Sealed(seal) = state(&cluster, taken.number.0 - 1) else { panic!("it is sealed") };
     assert!(seal.settled && seal.holders.len() >= 2, "{seal:?}");
-    let payloads = everything(&client, &name).await;
-    assert_eq!(payloads, numbered("x", 0..40));
+    assert!(["a", "b"].iter().any(|node| held(cluster.node(node)) == Index(40)), "it was copied");
+    assert_eq!(everything(&client, &name).await, numbered("x", 0..40));
 }
 
-/// A takeover from a client of its own, which gives up soon.
-async fn take(cluster: &Cluster, name: &LogName) -> Result<super::Taken, Error> {
-    let options = ClientOptions { takeover_timeout: Duration::from_millis(2500), ..cluster.options(&["a"]) };
+/// A takeover from a client of its own.
+async fn take(cluster: &Cluster, name: &LogName, takeover_timeout: Duration) -> Result<super::Taken, Error> {
+    let options = ClientOptions { takeover_timeout, ..cluster.options(&["a"]) };
     let pool = crate::pool::Pool::new(&options).unwrap();
     soon(take_over(&pool, &options, name)).await
 }
@@ -113,13 +116,13 @@ async fn a_takeover_without_a_fence_quorum_names_who_is_silent() {
     for mute in ["b", "c"] {
         cluster.node(mute).set_faults(Faults { mute: true, ..Faults::default() });
     }
-    let error = take(&cluster, &name).await.unwrap_err();
+    let error = take(&cluster, &name, BRIEF).await.unwrap_err();
     let message = error.to_string();
     assert!(matches!(error, Error::TakeOver(_)) && error.is_retryable(), "{message}");
     assert!(message.contains("b, c"), "{message}");
     // One of them comes back: that is enough.
     cluster.node("c").set_faults(Faults::default());
-    take(&cluster, &name).await.unwrap();
+    take(&cluster, &name, PATIENCE).await.unwrap();
     assert_eq!(everything(&client, &name).await, numbered("x", 0..3));
 }
 
@@ -131,7 +134,7 @@ async fn lost_buffers_are_said_plainly() {
     for lost in ["b", "c"] {
         cluster.shared.meta.lock().move_incarnation(&node_id(lost));
     }
-    let error = take(&cluster, &name).await.unwrap_err();
+    let error = take(&cluster, &name, BRIEF).await.unwrap_err();
     let Error::Lost { nodes, .. } = &error else { panic!("{error}") };
     assert_eq!(nodes, &["b", "c"].map(node_id), "{error}");
     assert_eq!(state(&cluster, 0), SegmentState::Open, "nothing was changed");
@@ -143,7 +146,7 @@ async fn one_node_is_not_enough_for_a_segment() {
     let (_, name) = cluster.client_and_log().await;
     cluster.node("b").stop();
     cluster.node("c").stop();
-    let error = take(&cluster, &name).await.unwrap_err();
+    let error = take(&cluster, &name, BRIEF).await.unwrap_err();
     let message = error.to_string();
     assert!(matches!(error, Error::TakeOver(_)), "{message}");
     assert!(message.contains("only a is there"), "{message}");
@@ -155,18 +158,14 @@ async fn takeovers_at_the_same_time_leave_one_writer() {
     let (client, name) = cluster.client_and_log().await;
     append(&soon(client.take_over(&name)).await.unwrap(), &numbered("x", 0..3)).await;
     let results = soon(futures::future::join_all((0..3).map(|_| client.take_over(&name)))).await;
-    let mut writers: Vec<LogWriter> = results.into_iter().filter_map(Result::ok).collect();
-    writers.sort_by_key(LogWriter::epoch);
-    let last = match writers.pop() {
-        Some(last) => last,
-        // All of them may have stood in each other's way: the next one does not.
-        None => soon(client.take_over(&name)).await.unwrap(),
-    };
-    let appended = soon(last.append("x3")).await;
-    if appended.is_ok() {
-        for other in writers {
-            assert!(soon(other.append("no")).await.is_err(), "epoch {}", other.epoch());
-        }
-        assert_eq!(everything(&client, &name).await, numbered("x", 0..4));
+    let writers: Vec<LogWriter> = results.into_iter().filter_map(Result::ok).collect();
+    // Whoever won, the next one alone is the writer.
+    let last = soon(client.take_over(&name)).await.unwrap();
+    assert_eq!(soon(last.append("x3")).await.unwrap(), Offset(3));
+    for other in writers {
+        assert!(other.epoch() < last.epoch());
+        let error = soon(other.append("no")).await.unwrap_err();
+        assert!(matches!(error, Error::Fenced { .. } | Error::Refused(_)), "{error}");
     }
+    assert_eq!(everything(&client, &name).await, numbered("x", 0..4));
 }

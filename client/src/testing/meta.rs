@@ -19,6 +19,8 @@ pub(crate) struct Meta {
     snapshot: Snapshot,
     revision: u64,
     running: BTreeMap<NodeId, NodeRecord>,
+    /// The cluster that nodes say they are of.
+    pub(crate) cluster: Nonce,
     /// What is in object storage.
     pub(crate) objects: BTreeMap<SegmentNumber, Batches>,
     /// So many transactions more are carried out and their answers lost.
@@ -30,13 +32,12 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    pub(crate) const CLUSTER: Nonce = Nonce(77);
-
     pub(super) fn new() -> Self {
         Self {
             snapshot: Snapshot::default(),
             revision: 0,
             running: BTreeMap::new(),
+            cluster: Nonce(77),
             objects: BTreeMap::new(),
             lose_answers: 0,
             lose_requests: 0,
@@ -62,6 +63,11 @@ impl Meta {
 
     pub(crate) fn stop_node(&mut self, node: &NodeId) {
         self.running.remove(node);
+    }
+
+    /// The metadata give another address for a node.
+    pub(crate) fn move_node(&mut self, node: &NodeId, address: String) {
+        self.running.get_mut(node).expect("it runs").addresses = vec![address];
     }
 
     /// The node has forgotten what it held, as far as the metadata know.

@@ -17,7 +17,9 @@ use tokio::task::{AbortHandle, JoinSet};
 /// What a node does wrong, for the sake of a test.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Faults {
-    /// It answers nothing but `Hello`, `Nodes` and the like: nothing about segments.
+    /// It answers nothing but `Hello`.
+    pub(crate) deaf: bool,
+    /// It answers nothing about segments.
     pub(crate) mute: bool,
     /// It tells readers nothing of commits.
     pub(crate) hide_commit: bool,

@@ -1,6 +1,6 @@
 //! What a node in this process answers.
 
-use super::meta::{Batches, Meta};
+use super::meta::Batches;
 use super::node::{Inside, Local};
 use crate::transport::{FrameReader, RecvStream, SendStream, send_message};
 use bytes::Bytes;
@@ -28,6 +28,10 @@ impl Inside {
     async fn serve(&self, mut send: SendStream, mut frames: FrameReader) -> Served {
         let Some((_, body)) = frames.next().await? else { return Ok(()) };
         let request: Request = codec::decode(&body)?;
+        let deaf = self.faults.lock().deaf && !matches!(request, Request::Hello(_));
+        if deaf {
+            return pending().await;
+        }
         let about_segments = matches!(
             request,
             Request::Fence(_)
@@ -62,12 +66,12 @@ impl Inside {
         let mut meta = self.shared.meta.lock();
         Ok(match request {
             Request::Hello(hello) => {
-                if hello.cluster.is_some_and(|cluster| cluster != Meta::CLUSTER) {
-                    return Err(Refusal::WrongCluster { cluster: Meta::CLUSTER });
+                if hello.cluster.is_some_and(|cluster| cluster != meta.cluster) {
+                    return Err(Refusal::WrongCluster { cluster: meta.cluster });
                 }
                 Response::Welcome(Welcome {
                     version: String::new(),
-                    cluster: Meta::CLUSTER,
+                    cluster: meta.cluster,
                     node: self.id.clone(),
                     memory: self.memory,
                     shards: vec![self.address.clone()],

@@ -6,10 +6,10 @@ use crate::pool::Pool;
 use piculet_quorum::ids::{LogId, NodeId};
 use piculet_quorum::wire::message::{Request, Response};
 use piculet_quorum::writer::{MetaReply, MetaRequest};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 
 /// The clock is looked at this often even when nothing is due.
 const IDLE_TICK: Duration = Duration::from_millis(250);
@@ -23,7 +23,7 @@ pub(super) async fn run(shared: Arc<Shared>, pool: Arc<Pool>, log: LogId) {
 /// Holds a link to every node that the machine wants one to.
 async fn keep_links(shared: Arc<Shared>, pool: Arc<Pool>, log: LogId) {
     let mut tasks = JoinSet::new();
-    let mut links: BTreeMap<NodeId, AbortHandle> = BTreeMap::new();
+    let mut linked: BTreeSet<NodeId> = BTreeSet::new();
     loop {
         {
             let mut state = shared.lock();
@@ -35,10 +35,10 @@ async fn keep_links(shared: Arc<Shared>, pool: Arc<Pool>, log: LogId) {
                 if let Some(addresses) = addresses {
                     pool.learn_addresses(&node, &addresses);
                 }
-                if !links.contains_key(&node) {
+                if !linked.contains(&node) {
                     let wake = state.link(&node);
-                    let link = link::run(Arc::clone(&shared), Arc::clone(&pool), log, node.clone(), wake);
-                    links.insert(node, tasks.spawn(link));
+                    tasks.spawn(link::run(Arc::clone(&shared), Arc::clone(&pool), log, node.clone(), wake));
+                    linked.insert(node);
                 }
             }
         }

@@ -23,39 +23,40 @@ pub struct AppendArgs {
 
 /// The load.
 #[derive(Clone, Debug, Args)]
-pub struct Load {
+pub(super) struct Load {
     /// Bytes per entry.
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(0..=ENTRY_BYTES_MAX as i64))]
-    pub size: u32,
+    pub(super) size: u32,
     /// Callers that each append and wait for the acknowledgement.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub window: u32,
+    pub(super) window: u32,
     /// Seconds to measure, after half a second to warm up.
     #[arg(long, default_value_t = 5.0)]
-    pub seconds: f64,
+    pub(super) seconds: f64,
 }
 
 /// Time before the measurement starts.
 const WARM_UP: Duration = Duration::from_millis(500);
 
 /// What was measured.
-pub struct Figures {
+pub(super) struct Figures {
     /// Acknowledged appends a second.
-    pub rate: f64,
+    pub(super) rate: f64,
     /// Payload in MB (10^6 bytes) a second.
-    pub megabytes: f64,
+    pub(super) megabytes: f64,
     /// Latencies in nanoseconds.
-    pub latency: Histogram<u64>,
+    pub(super) latency: Histogram<u64>,
     /// CPU time of client and nodes per append, in microseconds, until every member had it.
-    pub cpu_client: f64,
+    pub(super) cpu_client: f64,
     /// The nodes' share of it, all together.
-    pub cpu_nodes: f64,
+    pub(super) cpu_nodes: f64,
     /// UDP payload that the path to the nodes was found to carry, in bytes.
-    pub datagram: u16,
+    pub(super) datagram: u16,
 }
 
 /// The heading of a table of figures.
-pub const HEADING: &str = "  size window  datagram  appends/s     MB/s   p50 µs   p99 µs  p999 µs   CPU µs/append (client + nodes)";
+pub(super) const HEADING: &str =
+    "  size window  datagram  appends/s     MB/s   p50 µs   p99 µs  p999 µs   CPU µs/append (client + nodes)";
 
 pub(super) async fn run(args: AppendArgs) -> Result<(), Failure> {
     let client = args.connect.connect().await?;
@@ -68,7 +69,7 @@ pub(super) async fn run(args: AppendArgs) -> Result<(), Failure> {
 
 /// One line of a table of figures.
 #[must_use]
-pub fn row(load: &Load, figures: &Figures) -> String {
+pub(super) fn row(load: &Load, figures: &Figures) -> String {
     let micros = |quantile| figures.latency.value_at_quantile(quantile) as f64 / 1e3;
     format!(
         "{:>6} {:>6} {:>9} {:>10.0} {:>8.1} {:>8.1} {:>8.1} {:>8.1}   {:.2} ({:.2} + {:.2})",
@@ -97,7 +98,7 @@ struct Shared {
 ///
 /// # Errors
 /// When the cluster fails.
-pub async fn measure(client: &Client, load: &Load) -> Result<Figures, Failure> {
+pub(super) async fn measure(client: &Client, load: &Load) -> Result<Figures, Failure> {
     let name = format!("bench/append-{:x}", std::process::id() as u64 ^ unique());
     let name = LogName::new(name)?;
     client.create_log(&name).await?;
@@ -111,7 +112,8 @@ pub async fn measure(client: &Client, load: &Load) -> Result<Figures, Failure> {
         (0..load.window).map(|_| spawn_local(caller(Rc::clone(&shared), Rc::clone(&payload)))).collect();
     tokio::time::sleep(WARM_UP).await;
     shared.latency.borrow_mut().reset();
-    let before = (*shared.appended.borrow(), usage::cpu(), nodes_cpu(client).await?, Instant::now());
+    let cpu_nodes = nodes_cpu(client).await?;
+    let before = (*shared.appended.borrow(), usage::cpu(), cpu_nodes, Instant::now());
     for caller in callers {
         caller.await??;
     }

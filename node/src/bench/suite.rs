@@ -30,7 +30,8 @@ pub(super) async fn run(args: SuiteArgs) -> Result<(), Failure> {
     let scratch = ScratchDir::create(&std::env::temp_dir())?;
     let mut etcd = Etcd::start(scratch.path()).await?;
     let store = Store::directory(&scratch.path().join("objects"));
-    let mut spec = ClusterSpec::new(tools::piculet()?, scratch.path(), format!("{}/bench", etcd.url()), store);
+    let mut spec =
+        ClusterSpec::new(tools::piculet()?, scratch.path(), format!("{}/bench", etcd.url()), store);
     spec.buffer_bytes = 2 << 30;
     // Uploads are left to the end, so that the appends alone are measured.
     spec.flush_bytes = 64 << 20;
@@ -45,7 +46,8 @@ pub(super) async fn run(args: SuiteArgs) -> Result<(), Failure> {
             for window in WINDOWS {
                 let identity = Identity::load(&file("ca.pem"), &file("client.pem"), &file("client.key"))?;
                 let mut options = ClientOptions::new(nodes.clone(), identity);
-                options.transport = TransportOptions { max_datagram: datagram, ..TransportOptions::default() };
+                options.transport =
+                    TransportOptions { max_datagram: datagram, ..TransportOptions::default() };
                 let client = Client::connect(options).await?;
                 let load = Load { size: args.size, window, seconds: args.seconds };
                 let figures = LocalSet::new().run_until(measure(&client, &load)).await?;

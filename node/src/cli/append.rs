@@ -131,9 +131,9 @@ fn told(writer: &LogWriter, error: &Error) -> Failure {
 
 fn start_reading(args: &AppendArgs) -> Result<mpsc::Receiver<Result<Records, String>>, Failure> {
     let input: Box<dyn Read + Send> = match &args.file {
-        Some(path) => {
-            Box::new(std::fs::File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?)
-        }
+        Some(path) => Box::new(
+            std::fs::File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?,
+        ),
         None => Box::new(std::io::stdin()),
     };
     let record_bytes = args.record_bytes;
@@ -154,7 +154,11 @@ fn start_reading(args: &AppendArgs) -> Result<mpsc::Receiver<Result<Records, Str
 }
 
 /// Reads about a batch's worth of entries.
-fn gather(input: &mut impl BufRead, record_bytes: Option<u32>, line: &mut u64) -> (Result<Records, String>, bool) {
+fn gather(
+    input: &mut impl BufRead,
+    record_bytes: Option<u32>,
+    line: &mut u64,
+) -> (Result<Records, String>, bool) {
     let (mut records, mut bytes) = (Vec::new(), 0);
     while bytes < BATCH_BYTES_TARGET {
         let mut record = Vec::new();

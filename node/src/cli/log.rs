@@ -66,7 +66,10 @@ fn describe(log: &LogDescription) {
     println!("trimmed to  {}", log.trim_offset);
     println!("segments    {}", log.segments.len());
     println!();
-    println!("{:>8} {:>6} {:>12} {:>10} {:>10}  {:<9} held by", "segment", "epoch", "base", "entries", "archived", "state");
+    println!(
+        "{:>8} {:>6} {:>12} {:>10} {:>10}  {:<9} held by",
+        "segment", "epoch", "base", "entries", "archived", "state"
+    );
     for (number, segment) in &log.segments {
         let record = &segment.record.value;
         let state = match &record.state {
@@ -80,7 +83,10 @@ fn describe(log: &LogDescription) {
             record.ensemble.iter().map(|member| format!("{}/{}", member.node, member.incarnation)).collect();
         println!(
             "{number:>8} {:>6} {:>12} {end:>10} {:>10}  {state:<9} {}",
-            record.epoch, record.base, segment.archived.end, members.join(" ")
+            record.epoch,
+            record.base,
+            segment.archived.end,
+            members.join(" ")
         );
     }
 }

@@ -39,7 +39,9 @@ fn parse_start(text: &str) -> Result<Start, String> {
         "latest" => Ok(Start::Latest),
         offset => {
             let offset = offset.parse().map(Offset);
-            offset.map(Start::Offset).map_err(|_| "expected earliest, latest, or an offset such as 1000".to_owned())
+            offset
+                .map(Start::Offset)
+                .map_err(|_| "expected earliest, latest, or an offset such as 1000".to_owned())
         }
     }
 }

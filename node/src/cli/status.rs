@@ -13,7 +13,10 @@ pub(super) struct StatusArgs {
 
 pub(super) async fn run(args: StatusArgs) -> Result<(), Failure> {
     let client = args.connect.connect().await?;
-    println!("{:<16} {:>11} {:>20} {:>10}  conditional put", "node", "incarnation", "buffer used", "uploading");
+    println!(
+        "{:<16} {:>11} {:>20} {:>10}  conditional put",
+        "node", "incarnation", "buffer used", "uploading"
+    );
     for NodeStatus { node, status } in client.status().await? {
         match status {
             Ok(status) => println!(

@@ -26,7 +26,8 @@ impl Lines {
                 files.sort();
             }
         }
-        let bytes: u64 = files.iter().map(|file| std::fs::metadata(file).map_or(0, |about| about.len())).sum();
+        let bytes: u64 =
+            files.iter().map(|file| std::fs::metadata(file).map_or(0, |about| about.len())).sum();
         if bytes == 0 {
             return Err("there is nothing to stream; name a file that is not empty with --file".into());
         }
@@ -50,7 +51,8 @@ impl Lines {
             }
             let path = &self.files[self.next % self.files.len()];
             self.next += 1;
-            let file = File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
+            let file =
+                File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
             self.open = Some(BufReader::new(file));
         }
     }

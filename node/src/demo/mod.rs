@@ -43,7 +43,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     let source = Source::open(args.file.as_deref(), args.rate << 20)?;
     let mut report = Report::start(args.mib << 20);
-    report.step(&format!("streaming lines of {} file(s), at most {} MiB a second", source.files(), args.rate));
+    report.step(&format!(
+        "streaming lines of {} file(s), at most {} MiB a second",
+        source.files(),
+        args.rate
+    ));
     report.step("starting etcd, an S3 server and three nodes, each a process of its own");
     let mut stage = Stage::start().await?;
     let name = stage.create_log().await?;
@@ -69,7 +73,11 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
 
 /// Kills the very node that uploads the open segment; appends go on with two, another uploads what
 /// it left, and when it is back there are three again.
-async fn kill_the_uploader(stage: &mut Stage, stream: &mut Stream, report: &mut Report) -> Result<(), Failure> {
+async fn kill_the_uploader(
+    stage: &mut Stage,
+    stream: &mut Stream,
+    report: &mut Report,
+) -> Result<(), Failure> {
     let start = Instant::now();
     let uploader = loop {
         stream.pump(report).await?;
@@ -102,7 +110,9 @@ async fn kill_the_uploader(stage: &mut Stage, stream: &mut Stream, report: &mut 
         if archived > at_kill.committed
             && let Some(heir) = stage.uploader().await?
         {
-            report.step(&format!("everything acknowledged before the kill is in object storage: offset {archived}"));
+            report.step(&format!(
+                "everything acknowledged before the kill is in object storage: offset {archived}"
+            ));
             break heir;
         }
         give_up_after(start, "nobody uploaded what the killed node left")?;
@@ -135,7 +145,9 @@ async fn kill_the_writer(stage: &Stage, stream: Stream, report: &mut Report) -> 
     }
     let fed = source.next_line();
     let acknowledged = writer.kill().await?;
-    report.step(&format!("killed it with SIGKILL: {fed} lines were handed to it, it saw {acknowledged} acknowledged"));
+    report.step(&format!(
+        "killed it with SIGKILL: {fed} lines were handed to it, it saw {acknowledged} acknowledged"
+    ));
     source.expect_at_least(acknowledged);
     Ok(source)
 }

@@ -45,7 +45,11 @@ impl Report {
         if !self.terminal {
             let rate = (bytes.saturating_sub(bytes_then) as f64 / seconds) as u64;
             let appends = acknowledged.saturating_sub(acknowledged_then) as f64 / seconds;
-            self.step(&format!("{} streamed, {}/s, {appends:.0} appends/s acknowledged", size(bytes), size(rate)));
+            self.step(&format!(
+                "{} streamed, {}/s, {appends:.0} appends/s acknowledged",
+                size(bytes),
+                size(rate)
+            ));
         }
     }
 
@@ -74,7 +78,10 @@ impl Report {
     /// The whole log has been read, and is what was streamed.
     pub(super) fn read_back(&mut self, entries: u64, bytes: u64, seconds: f64, digest: &str) {
         let rate = size((bytes as f64 / seconds.max(1e-3)) as u64);
-        self.step(&format!("read {entries} entries back ({}) at {rate}/s: nothing missing, nothing changed", size(bytes)));
+        self.step(&format!(
+            "read {entries} entries back ({}) at {rate}/s: nothing missing, nothing changed",
+            size(bytes)
+        ));
         self.step(&format!("sha256 of what was streamed and of what was read: {digest}"));
         self.rows.push(("entries appended and read back", entries.to_string()));
         self.rows.push(("bytes", size(bytes)));
@@ -83,7 +90,11 @@ impl Report {
     /// What lies in object storage.
     pub(super) fn objects(&mut self, objects: &[ListedPart]) {
         let bytes: u64 = objects.iter().map(|object| object.bytes).sum();
-        self.step(&format!("object storage has {} parts, {} in all; the largest:", objects.len(), size(bytes)));
+        self.step(&format!(
+            "object storage has {} parts, {} in all; the largest:",
+            objects.len(),
+            size(bytes)
+        ));
         let mut largest: Vec<&ListedPart> = objects.iter().collect();
         largest.sort_by_key(|object| std::cmp::Reverse(object.bytes));
         for object in largest.iter().take(OBJECTS_LISTED) {

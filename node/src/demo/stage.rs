@@ -149,7 +149,9 @@ impl Stage {
         tokio::spawn(async move {
             let mut lines = BufReader::new(output).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                if let Some(offset) = line.strip_prefix("acknowledged ").and_then(|offset| offset.parse().ok()) {
+                if let Some(offset) =
+                    line.strip_prefix("acknowledged ").and_then(|offset| offset.parse().ok())
+                {
                     seen.send_replace(Some(offset));
                 }
             }

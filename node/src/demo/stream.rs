@@ -78,7 +78,8 @@ impl Source {
         }
         self.bytes += bytes;
         tokio::time::sleep_until((*slice_end).into()).await;
-        *slice_end = Instant::now().max(*slice_end + SLICE - Duration::from_millis(1)) + Duration::from_millis(1);
+        *slice_end =
+            Instant::now().max(*slice_end + SLICE - Duration::from_millis(1)) + Duration::from_millis(1);
         Ok(lines)
     }
 
@@ -159,19 +160,21 @@ impl Stream {
         let start = Instant::now();
         loop {
             let append = self.writer.append(line);
-            if number % SAMPLE == 0 {
+            if number.is_multiple_of(SAMPLE) {
                 match self.timed.try_send((start, append)) {
                     Ok(()) => return Ok(()),
                     Err(mpsc::error::TrySendError::Full((_, append))) => return Ok(append.queued()?),
-                    Err(mpsc::error::TrySendError::Closed(_)) => return Err("an append failed; see above".into()),
+                    Err(mpsc::error::TrySendError::Closed(_)) => {
+                        return Err("an append failed; see above".into());
+                    }
                 }
             }
             match append.queued() {
                 Ok(()) => return Ok(()),
                 Err(Error::Overloaded { why, .. }) => {
-                    tokio::time::timeout(PATIENCE, self.writer.ready())
-                        .await
-                        .map_err(|_| format!("nothing was acknowledged for {} s: {why}", PATIENCE.as_secs()))?;
+                    tokio::time::timeout(PATIENCE, self.writer.ready()).await.map_err(|_| {
+                        format!("nothing was acknowledged for {} s: {why}", PATIENCE.as_secs())
+                    })?;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -193,7 +196,9 @@ impl Stream {
         let latency = self.timer.await??;
         let end = self.writer.close().await?;
         if end.0 != self.source.next_line() {
-            return Err(format!("the log ends at {end}, {} lines were appended", self.source.next_line()).into());
+            return Err(
+                format!("the log ends at {end}, {} lines were appended", self.source.next_line()).into()
+            );
         }
         self.source.forget(end.0);
         report.progress(self.source.bytes(), end.0);

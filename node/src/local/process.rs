@@ -32,7 +32,8 @@ pub enum Signal {
 }
 
 /// A running child process. Dropping it kills it with SIGKILL and waits until it is gone; should
-/// this whole process die first, the kernel kills the child.
+/// this whole process die first, the kernel kills the child. It owns the child alone: a script must
+/// `exec` what it ends in, or that lives on.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -332,7 +333,7 @@ mod tests {
         let path = dir.path().to_path_buf();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(async { start(&path, "cat /dev/zero > /dev/null").await })
+            runtime.expect("a runtime").block_on(async { start(&path, "exec sleep 1000").await })
         });
         let mut process = thread.join().expect("the thread ends");
         assert!(process.ended().expect("it is watched").is_none());

@@ -192,7 +192,9 @@ fn command(program: &Path, data: &Path, ports: &[Ports; PARTS.len()]) -> Command
 fn random_key() -> Result<String, LocalError> {
     let mut bytes = [0; 16];
     let filled = getrandom::fill(&mut bytes);
-    filled.map_err(|error| LocalError::io("get random bytes from", "the kernel")(io::Error::from(error)))?;
+    filled.map_err(|error| {
+        LocalError::io("get random bytes from", "the kernel")(io::Error::other(error.to_string()))
+    })?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

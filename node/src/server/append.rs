@@ -78,7 +78,13 @@ enum Now {
     /// In the body of a short frame: this much is missing, the rest is here.
     Message(Kind, Vec<u8>, usize),
     /// In the entries of a batch.
-    Batch { segment: SegmentNumber, commit: Index, header: BatchHeader, verifier: BatchVerifier, repeat: bool },
+    Batch {
+        segment: SegmentNumber,
+        commit: Index,
+        header: BatchHeader,
+        verifier: BatchVerifier,
+        repeat: bool,
+    },
     /// In a frame that is passed over: so much is left of it.
     Skip(usize),
 }
@@ -200,7 +206,9 @@ impl Appends<'_> {
             }
             parser.head_len = 0;
             parser.now = match kind {
-                Kind::Open | Kind::Commit if len > 0 => Now::Message(kind, Vec::with_capacity(len.min(256)), len),
+                Kind::Open | Kind::Commit if len > 0 => {
+                    Now::Message(kind, Vec::with_capacity(len.min(256)), len)
+                }
                 _ => return Err(FrameError::Length { kind, len }),
             };
         } else if parser.head_len == APPEND_HEADERS_BYTES {
@@ -213,7 +221,8 @@ impl Appends<'_> {
 
     /// The headers of an append are complete: decides what becomes of its entries.
     fn begin_batch(&mut self, state: Option<&mut LogState>, head: &[u8; APPEND_HEADERS_BYTES]) {
-        let (_, len) = frame::parse_prefix(head.first_chunk().expect("a prefix is shorter")).expect("parsed before");
+        let (_, len) =
+            frame::parse_prefix(head.first_chunk().expect("a prefix is shorter")).expect("parsed before");
         let body = &head[PREFIX_BYTES..];
         let (place, commit) = (frame::place(body), frame::parse_commit(body));
         let left = len - (APPEND_HEADERS_BYTES - PREFIX_BYTES);
@@ -224,7 +233,13 @@ impl Appends<'_> {
         let header = body[32..].first_chunk().expect("a batch header");
         let header = match BatchHeader::decode(header, &place) {
             Ok(header) if header.body_len as usize == left && place.log == self.log => header,
-            Ok(_) => return self.refuse(state, segment, Refusal::Invalid("the append's lengths disagree".to_owned())),
+            Ok(_) => {
+                return self.refuse(
+                    state,
+                    segment,
+                    Refusal::Invalid("the append's lengths disagree".to_owned()),
+                );
+            }
             Err(error) => return self.refuse(state, segment, Refusal::Invalid(error.to_string())),
         };
         let repeat = match state.replica.admit(opening.session, segment, &header) {
@@ -400,6 +415,7 @@ impl Appends<'_> {
         for (segment, opening) in self.sessions.iter_mut().filter(|(_, opening)| opening.dirty) {
             opening.dirty = false;
             if let Some(ack) = state.replica.ack(opening.session, *segment) {
+                metrics::acked();
                 self.out.extend_from_slice(&ack.encode());
             }
         }

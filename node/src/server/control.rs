@@ -27,7 +27,10 @@ pub(super) async fn answer(shared: &Shared, request: Request) -> Result<Response
         Request::Propose(proposal) => propose(shared, &proposal).await,
         Request::Fence(at) => fence(shared, &at).await.map(Response::Fenced),
         Request::Status => Ok(Response::Status(shared.core.status())),
-        Request::Fetch { .. } | Request::Append(_) | Request::Subscribe { .. } | Request::Watermarks { .. } => {
+        Request::Fetch { .. }
+        | Request::Append(_)
+        | Request::Subscribe { .. }
+        | Request::Watermarks { .. } => {
             Err(Refusal::Invalid("this request is answered with a stream of frames".to_owned()))
         }
     }
@@ -83,7 +86,11 @@ async fn list(shared: &Shared, after: Option<LogName>, limit: u32) -> Result<Vec
 }
 
 /// A log and its segments from `from` on, or the newest two.
-async fn view(shared: &Shared, log: LogId, from: Option<SegmentNumber>) -> Result<Option<Box<LogView>>, Refusal> {
+async fn view(
+    shared: &Shared,
+    log: LogId,
+    from: Option<SegmentNumber>,
+) -> Result<Option<Box<LogView>>, Refusal> {
     let meta = &shared.core.meta;
     let keys = [Key::Log(log), Key::Config(log), Key::Trim(log), Key::First(log)];
     let from = match from {
@@ -114,7 +121,9 @@ async fn view(shared: &Shared, log: LogId, from: Option<SegmentNumber>) -> Resul
     }
     let durability = match snapshot.records.get(&keys[1]).map(|record| &record.value) {
         Some(Record::Config(config)) => config.durability,
-        _ => return Err(Refusal::Unavailable(format!("metadata are damaged: log {log} has no config record"))),
+        _ => {
+            return Err(Refusal::Unavailable(format!("metadata are damaged: log {log} has no config record")));
+        }
     };
     let trim_offset = snapshot.trim(&keys[2]).map(|trim| trim.value.trim_offset).unwrap_or_default();
     let first_segment = snapshot.first(&keys[3]).map(|first| first.value.first_segment).unwrap_or_default();
@@ -138,7 +147,10 @@ async fn propose(shared: &Shared, proposal: &Proposal) -> Result<Response, Refus
         Proposal::TakeOver(takeover) => {
             let current = now.log(&Key::Log(takeover.log));
             if current.is_some_and(|log| log.revision == takeover.read.revision && log != takeover.read) {
-                return Err(Refusal::Invalid(format!("the record of log {} is not as proposed", takeover.log)));
+                return Err(Refusal::Invalid(format!(
+                    "the record of log {} is not as proposed",
+                    takeover.log
+                )));
             }
         }
         Proposal::Seal(seal) => seal.check(&now).map_err(|unsound| Refusal::Invalid(unsound.to_string()))?,

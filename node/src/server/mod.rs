@@ -76,7 +76,8 @@ impl Server {
                 }
             });
         })?;
-        let local = started.await.map_err(|_| std::io::Error::other("the server's thread ended at once"))??;
+        let local =
+            started.await.map_err(|_| std::io::Error::other("the server's thread ended at once"))??;
         Ok(Self { local, stop, thread: Some(thread) })
     }
 

@@ -75,7 +75,13 @@ pub(super) async fn fetch(shared: &Shared, at: Address, from: Index, to: Index, 
     end(send, result).await;
 }
 
-async fn fetch_all(core: &Core, at: Address, from: Index, to: Index, send: &mut SendStream) -> Result<(), Ended> {
+async fn fetch_all(
+    core: &Core,
+    at: Address,
+    from: Index,
+    to: Index,
+    send: &mut SendStream,
+) -> Result<(), Ended> {
     let mut next = from;
     while next < to {
         let (run, place) = {
@@ -251,9 +257,12 @@ impl Reading<'_> {
     }
 
     async fn send_archived(&mut self, send: &mut SendStream, epoch: Epoch) -> Result<(), Ended> {
-        let row = self.shared.core.logs.get(self.log).and_then(|slot| {
-            slot.lock().segments.get(&self.segment).map(|local| local.row.clone())
-        });
+        let row = self
+            .shared
+            .core
+            .logs
+            .get(self.log)
+            .and_then(|slot| slot.lock().segments.get(&self.segment).map(|local| local.row.clone()));
         match row {
             Some(row) => self.send_from_row(send, &row, epoch).await,
             // It has been archived whole in this very moment.
@@ -262,7 +271,12 @@ impl Reading<'_> {
     }
 
     /// Sends everything of the part that holds the next index.
-    async fn send_from_row(&mut self, send: &mut SendStream, row: &PartRow, epoch: Epoch) -> Result<(), Ended> {
+    async fn send_from_row(
+        &mut self,
+        send: &mut SendStream,
+        row: &PartRow,
+        epoch: Epoch,
+    ) -> Result<(), Ended> {
         let after = row.parts.partition_point(|(first, _)| *first <= self.next);
         let (first, record) = row.parts[..after].last().ok_or(Refusal::NotHere)?;
         let name = PartName {
@@ -277,7 +291,8 @@ impl Reading<'_> {
         let place = Place { log: self.log, segment: self.segment, epoch };
         while self.next < record.value.at.end {
             let run = part.read(self.next, record.value.at.end, DATA_BYTES_TARGET);
-            let run = run.ok_or_else(|| Refusal::Unavailable(format!("part at {first} lacks index {}", self.next)))?;
+            let run = run
+                .ok_or_else(|| Refusal::Unavailable(format!("part at {first} lacks index {}", self.next)))?;
             self.next = run.end;
             send_run(send, &place, Incarnation(0), run).await?;
         }

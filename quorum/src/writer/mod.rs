@@ -69,6 +69,8 @@ pub struct Writer {
     segments: VecDeque<Segment>,
     links: BTreeMap<NodeId, Link>,
     nodes: BTreeMap<NodeId, NodeView>,
+    /// Nodes that were given up, and until when they are not chosen again unless they connect anew.
+    suspects: BTreeMap<NodeId, Time>,
     nodes_read: Time,
     view_read: Time,
     roll: Roll,
@@ -166,6 +168,9 @@ enum Asked {
 
 /// How long a failed metadata request, or a refused opening of a segment, waits before it is repeated.
 const RETRY: Span = Span::millis(50);
+/// How long a node that was given up is not chosen again, unless it connects anew: longer than the
+/// transport needs to find out that it is gone.
+const SUSPICION: Span = Span::secs(6);
 /// How often nodes, or a seal that is not settled, are looked at while something is amiss.
 const REFRESH: Span = Span::secs(1);
 
@@ -192,6 +197,7 @@ impl Writer {
             record,
             links: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            suspects: BTreeMap::new(),
             nodes_read: Time(0),
             view_read: now,
             roll: Roll::No,
@@ -317,6 +323,7 @@ impl Writer {
         }
         self.observe(now);
         self.links.insert(node.clone(), Link::Up(incarnation));
+        self.suspects.remove(node);
         for segment in &mut self.segments {
             segment.connected(now, node, incarnation, &mut self.events);
         }
@@ -344,6 +351,8 @@ impl Writer {
         self.observe(now);
         let Some(segment) = self.segment(number) else { return };
         let tail = held.tail.min(segment.assigned);
+        // It may have missed every mark so far: appends that are resent carry old ones.
+        segment.announce = segment.commit;
         if let Some(member) = segment.member(node) {
             member.opened(now, tail);
         }
@@ -528,6 +537,7 @@ impl Writer {
         if member.lost.as_ref().is_none_or(|known| !known.for_good() && lost.for_good()) {
             member.lost = Some(lost.clone());
             member.answers = !matches!(lost, Lost::Silent | Lost::Unreachable);
+            self.suspects.insert(node.clone(), self.alive.after(SUSPICION));
             self.events.push_back(WriterEvent::MemberLost(node.clone(), number, lost));
         }
     }

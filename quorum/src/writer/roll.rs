@@ -82,6 +82,7 @@ impl Writer {
         let newest = self.segments.iter().rev().find(|segment| segment.record.is_some())?;
         let rank = |member: &Member| match newest.members.iter().find(|known| known.node == member.node) {
             Some(known) if known.lost.is_none() => Some(0),
+            None if self.suspects.get(&member.node).is_some_and(|until| self.alive < *until) => None,
             None => Some(1),
             Some(known) if known.incarnation != member.incarnation => Some(1),
             Some(known) => known.answers.then_some(2),

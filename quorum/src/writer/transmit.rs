@@ -54,6 +54,12 @@ impl Segment {
             Stream::Opening => return None,
             Stream::Open => {}
         }
+        if member.told < announce {
+            // Before batches: a member whose memory is full refuses those, and frees memory only as
+            // far as it knows of commits.
+            member.told = announce;
+            return Some(Transmit::Commit(place, announce));
+        }
         let from = member.sent.max(released);
         if from < to_end && member.sent >= released {
             let to = self.batch_limit(from, options.transmit_bytes);
@@ -62,10 +68,6 @@ impl Segment {
             member.owes.get_or_insert(now);
             // Batches carry the mark that was known when they were encoded, not this one.
             return Some(Transmit::Batches(place, from, to));
-        }
-        if member.told < announce {
-            member.told = announce;
-            return Some(Transmit::Commit(place, announce));
         }
         None
     }

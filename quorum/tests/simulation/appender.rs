@@ -1,0 +1,239 @@
+//! A client that writes: drives the real writer, and appends at random.
+
+use crate::client::Stage;
+use crate::events::{Batch, ClientIx, Conn, Down, Event, Meta, MetaAnswer, NodeIx, Up};
+use crate::node::chain_over;
+use crate::store::LOG;
+use crate::world::{MS, World};
+use piculet_quorum::batch::{BatchEnd, BatchHeader};
+use piculet_quorum::glossary::Marks;
+use piculet_quorum::ids::{Index, Offset, SegmentNumber, Timestamp};
+use piculet_quorum::time::Time;
+use piculet_quorum::wire::message::{Address, Open};
+use piculet_quorum::writer::{AssignError, Assigned, MetaReply, MetaRequest, Transmit, Writer, WriterEvent};
+use std::collections::{BTreeMap, VecDeque};
+
+/// What the driver of a writer keeps.
+pub(crate) struct Appender {
+    pub(crate) writer: Writer,
+    /// What the last append left behind it.
+    end: BatchEnd,
+    /// Batches that the writer has not released, with the commit mark that their frames carry.
+    kept: BTreeMap<(SegmentNumber, Index), (Batch, Index)>,
+    /// Appends whose futures are open.
+    open: VecDeque<(Offset, SegmentNumber, Batch)>,
+    appended: u64,
+    /// Whether the metadata request that is out reads the nodes.
+    asked_nodes: bool,
+}
+
+impl Appender {
+    pub(crate) fn new(writer: Writer, end: BatchEnd) -> Self {
+        Self { writer, end, kept: BTreeMap::new(), open: VecDeque::new(), appended: 0, asked_nodes: false }
+    }
+
+    pub(crate) fn idle(&self) -> bool {
+        self.open.is_empty()
+    }
+}
+
+impl World {
+    fn appender(&mut self, me: ClientIx) -> Option<&mut Appender> {
+        match &mut self.clients[me].stage {
+            Stage::Writing(appender) => Some(appender),
+            _ => None,
+        }
+    }
+
+    /// A takeover is complete: the client appends from now on.
+    pub(crate) fn start_appending(&mut self, me: ClientIx, appender: Appender) {
+        let streams = self.clients[me].streams.clone();
+        assert!(streams.is_empty(), "a takeover dials nobody");
+        self.clients[me].stage = Stage::Writing(Box::new(appender));
+        self.schedule(0, Event::Append { client: me });
+        let all: Vec<NodeIx> = (0..self.nodes.len()).collect();
+        self.dial(me, all);
+        self.drive_appender(me);
+    }
+
+    pub(crate) fn client_appends(&mut self, me: ClientIx) {
+        let (now, healing) = (self.time(), self.healing);
+        let count = self.rng.between(1, 4);
+        let period = self.rng.between(MS / 2, 8 * MS);
+        let first = self.next_id + 1;
+        let Some(appender) = self.appender(me) else { return };
+        if healing && appender.appended >= 200 {
+            appender.writer.close(now);
+            return self.drive_appender(me);
+        }
+        let mut chain = appender.end.chain;
+        for content in first..first + count {
+            chain = chain_over(chain, content);
+        }
+        let end = BatchEnd { chain, last_timestamp: Timestamp(now.0 / MS) };
+        let before = appender.end;
+        match appender.writer.assign(now, count as u32, 100 * count, end) {
+            Ok(Assigned { place, first: index, offset, commit }) => {
+                let header =
+                    BatchHeader { body_len: 1, count: count as u32, first: index, chain: before.chain };
+                let batch = Batch { header, end, content: first };
+                appender.end = end;
+                appender.kept.insert((place.segment, index), (batch, commit));
+                appender.open.push_back((offset, place.segment, batch));
+                appender.appended += 1;
+                self.next_id += count;
+            }
+            Err(AssignError::NoRoom(_)) => self.run.no_room += 1,
+            Err(AssignError::Closed) => return self.drive_appender(me),
+        }
+        self.schedule(period, Event::Append { client: me });
+        self.drive_appender(me);
+    }
+
+    pub(crate) fn client_down(&mut self, me: ClientIx, at: NodeIx, conn: Conn, frame: Down) {
+        if self.clients[me].streams.get(&at) != Some(&(conn, true)) {
+            return;
+        }
+        let (now, node) = (self.time(), self.nodes[at].id.clone());
+        let Some(appender) = self.appender(me) else { return };
+        let writer = &mut appender.writer;
+        match frame {
+            Down::Opened(opened) => {
+                let marks = Marks { tail: opened.tail, held: opened.held, ..Marks::default() };
+                writer.handle_opened(now, &node, opened.segment, marks);
+            }
+            Down::Ack(ack) => writer.handle_ack(now, &node, ack.place.segment, ack.held),
+            Down::Refused(segment, refusal) => writer.handle_refused(now, &node, segment, &refusal),
+            Down::Archived(segment, index) => writer.handle_archived(now, segment, index),
+        }
+        self.drive_appender(me);
+    }
+
+    pub(crate) fn appender_meta(&mut self, me: ClientIx, answer: MetaAnswer) {
+        let now = self.time();
+        let Some(appender) = self.appender(me) else { return };
+        let reply = match answer {
+            MetaAnswer::Look(look) => {
+                let (view, nodes) = *look;
+                if appender.asked_nodes { MetaReply::Nodes(nodes) } else { MetaReply::View(Box::new(view)) }
+            }
+            MetaAnswer::Outcome(outcome) => MetaReply::Outcome(outcome),
+            MetaAnswer::Failed => MetaReply::Failed,
+        };
+        appender.writer.handle_meta(now, reply);
+        self.drive_appender(me);
+    }
+
+    pub(crate) fn appender_wakes(&mut self, me: ClientIx) {
+        let now = self.time();
+        if let Some(appender) = self.appender(me) {
+            appender.writer.handle_timeout(now);
+        }
+        self.drive_appender(me);
+    }
+
+    /// What the driver's contract asks for after every input.
+    pub(crate) fn drive_appender(&mut self, me: ClientIx) {
+        let Some(appender) = self.appender(me) else { return };
+        let request = appender.writer.poll_meta();
+        if let Some(request) = request {
+            appender.asked_nodes = matches!(request, MetaRequest::Nodes);
+            self.ask_meta(
+                me,
+                match request {
+                    MetaRequest::Nodes => Meta::Look(SegmentNumber(u64::MAX)),
+                    MetaRequest::View(from) => Meta::Look(from),
+                    MetaRequest::Propose(proposal) => Meta::Propose(Box::new(proposal)),
+                },
+            );
+        }
+        while let Some(event) = self.appender(me).and_then(|appender| appender.writer.poll_event()) {
+            self.writer_event(me, event);
+        }
+        self.transmit(me);
+        let Some(appender) = self.appender(me) else { return };
+        let at = appender.writer.poll_timeout().map(|Time(at)| at);
+        self.wake_at(me, at);
+    }
+
+    fn transmit(&mut self, me: ClientIx) {
+        let now = self.time();
+        let up: Vec<(NodeIx, Conn)> = self.clients[me]
+            .streams
+            .iter()
+            .filter(|(_, (_, up))| *up)
+            .map(|(node, (conn, _))| (*node, *conn))
+            .collect();
+        for (at, conn) in up {
+            let node = self.nodes[at].id.clone();
+            loop {
+                let Some(appender) = self.appender(me) else { return };
+                let Some(transmit) = appender.writer.poll_transmit(now, &node) else { break };
+                let frames = appender.frames(transmit);
+                for frame in frames {
+                    self.send_up(conn, frame);
+                }
+            }
+        }
+    }
+
+    fn writer_event(&mut self, me: ClientIx, event: WriterEvent) {
+        match event {
+            WriterEvent::Committed(offset) => loop {
+                let Some(appender) = self.appender(me) else { return };
+                let done = |(first, _, batch): &&(Offset, SegmentNumber, Batch)| {
+                    first.plus(u64::from(batch.header.count)) <= offset
+                };
+                let Some((first, segment, batch)) = appender.open.front().filter(done).copied() else {
+                    break;
+                };
+                appender.open.pop_front();
+                self.acked(first, segment, &batch);
+            },
+            WriterEvent::Released(segment, index) => {
+                let Some(appender) = self.appender(me) else { return };
+                appender.kept.retain(|(of, _), (batch, _)| *of != segment || batch.header.end() > index);
+            }
+            WriterEvent::MemberLost(..) => self.run.lost_members += 1,
+            WriterEvent::Opened(..) => self.run.rolls += 1,
+            WriterEvent::Fenced(_) => {
+                self.run.fenced += 1;
+                self.end_client(me);
+            }
+            WriterEvent::Closed => {
+                let Some(appender) = self.appender(me) else { return };
+                assert!(appender.idle(), "closed with appends under way");
+                self.faults.closed = me + 1 == self.clients.len();
+                self.end_client(me);
+            }
+            WriterEvent::Broken(why) => panic!("client {me} is broken: {why}"),
+        }
+    }
+}
+
+impl Appender {
+    /// The frames of a transmission. Every batch in it must still be kept.
+    fn frames(&self, transmit: Transmit) -> Vec<Up> {
+        match transmit {
+            Transmit::Open(place, incarnation) => {
+                let (log, segment, epoch) = (LOG, place.segment, place.epoch);
+                let at = Address { log, segment, epoch, incarnation };
+                vec![Up::Open(Open { at, repair: false })]
+            }
+            Transmit::Commit(place, commit) => vec![Up::Commit(place, commit)],
+            Transmit::Batches(place, from, to) => {
+                assert!(from < to, "nothing to send");
+                let mut frames = Vec::new();
+                let mut next = from;
+                while next < to {
+                    let kept = self.kept.get(&(place.segment, next));
+                    let (batch, commit) = kept.unwrap_or_else(|| panic!("{place:?} {next} was released"));
+                    frames.push(Up::Append(place, *commit, *batch));
+                    next = batch.header.end();
+                }
+                assert_eq!(next, to, "a transmission ends where a batch ends");
+                frames
+            }
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! A small seeded generator (SplitMix64, Steele, Lea and Flood 2014): one seed, one run.
+
+/// The only source of chance in a simulation.
+#[derive(Clone, Debug)]
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number from `low` up to, but not including, `high`.
+    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
+        low + self.next() % (high - low)
+    }
+
+    /// True in so many of a thousand cases.
+    pub(crate) fn chance(&mut self, per_mille: u64) -> bool {
+        self.between(0, 1000) < per_mille
+    }
+
+    /// One of the items, unless there is none.
+    pub(crate) fn pick<T: Copy>(&mut self, items: &[T]) -> Option<T> {
+        (!items.is_empty()).then(|| items[self.between(0, items.len() as u64) as usize])
+    }
+}

@@ -1,0 +1,376 @@
+//! The simulated cluster: its clock, its network and what lives in it.
+
+use crate::checks::Truth;
+use crate::client::Client;
+use crate::events::{ClientIx, Conn, Down, Event, NodeIx, Up};
+use crate::faults::Faults;
+use crate::node::Node;
+use crate::reader::Reader;
+use crate::rng::Rng;
+use crate::store::Store;
+use crate::upload::Objects;
+use piculet_quorum::archiver::FlushOptions;
+use piculet_quorum::ids::NodeId;
+use piculet_quorum::time::{Span, Time};
+use piculet_quorum::writer::WriterOptions;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Microseconds in a millisecond.
+pub(crate) const MS: u64 = 1_000;
+/// Faults happen up to this moment.
+const FAULTS_END: u64 = 5_000 * MS;
+/// So much is shown of an event.
+const SHOWN_CHARS: usize = 300;
+/// By this moment everything must have caught up.
+const HEAL_END: u64 = 40_000 * MS;
+
+/// One stream, as the network knows it.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) client: ClientIx,
+    pub(crate) node: NodeIx,
+    /// When the last frame arrives, in each direction: the next arrives later.
+    up: u64,
+    down: u64,
+    /// When the stream broke, in each direction: what would arrive later is lost.
+    pub(crate) cut: Option<(u64, u64)>,
+}
+
+/// What one run amounted to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) events: u64,
+    pub(crate) acked: u64,
+    pub(crate) segments: u64,
+    pub(crate) takeovers: u64,
+    pub(crate) rolls: u64,
+    pub(crate) crashes: u64,
+    pub(crate) unsettled: u64,
+    pub(crate) fenced: u64,
+    pub(crate) overloads: u64,
+    pub(crate) copies: u64,
+    pub(crate) lost_members: u64,
+    pub(crate) parts: u64,
+    pub(crate) no_room: u64,
+    /// Hash of all events; of several runs, of all of them.
+    pub(crate) trace: u64,
+}
+
+impl Run {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.events += other.events;
+        self.acked += other.acked;
+        self.segments += other.segments;
+        self.takeovers += other.takeovers;
+        self.rolls += other.rolls;
+        self.crashes += other.crashes;
+        self.unsettled += other.unsettled;
+        self.fenced += other.fenced;
+        self.overloads += other.overloads;
+        self.copies += other.copies;
+        self.lost_members += other.lost_members;
+        self.parts += other.parts;
+        self.no_room += other.no_room;
+        self.trace ^= other.trace;
+    }
+
+    /// A simulation in which something never happens shows nothing about it.
+    pub(crate) fn assert_eventful(&self) {
+        let seen = [
+            ("acked", self.acked),
+            ("takeovers", self.takeovers),
+            ("rolls", self.rolls),
+            ("crashes", self.crashes),
+            ("unsettled", self.unsettled),
+            ("fenced", self.fenced),
+            ("overloads", self.overloads),
+            ("copies", self.copies),
+            ("lost members", self.lost_members),
+            ("parts", self.parts),
+            ("no room", self.no_room),
+        ];
+        for (what, count) in seen {
+            assert!(count > 0, "no run had any: {what}");
+        }
+    }
+}
+
+/// Shows an event of a run that failed.
+pub(crate) type Recorder = Box<dyn FnMut(String)>;
+
+/// The whole cluster.
+pub(crate) struct World {
+    pub(crate) now: u64,
+    sequence: u64,
+    queue: BTreeMap<(u64, u64), Event>,
+    pub(crate) rng: Rng,
+    pub(crate) store: Store,
+    pub(crate) objects: Objects,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) readers: Vec<Reader>,
+    pub(crate) links: BTreeMap<Conn, Link>,
+    pub(crate) faults: Faults,
+    pub(crate) truth: Truth,
+    pub(crate) options: WriterOptions,
+    pub(crate) flush: FlushOptions,
+    pub(crate) run: Run,
+    pub(crate) healing: bool,
+    pub(crate) next_id: u64,
+    trace: DefaultHasher,
+    recorder: Option<Recorder>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, recorder: Option<Recorder>) -> Self {
+        let mut rng = Rng::new(seed);
+        let member_timeout = Span::millis(rng.between(60, 400));
+        let options = WriterOptions {
+            member_timeout,
+            retransmit_bytes: rng.between(3_000, 30_000),
+            segment_bytes: rng.between(3_000, 20_000),
+            segment_age: Span::millis(rng.between(300, 2_000)),
+            commit_delay: Span(rng.between(100, 2_000)),
+            transmit_bytes: rng.between(100, 3_000),
+        };
+        let interval = Span::millis(rng.between(20, 100));
+        let flush = FlushOptions {
+            bytes: rng.between(1_000, 5_000),
+            bytes_min: rng.between(100, 1_000),
+            interval,
+            interval_max: Span(interval.0 * rng.between(1, 5)),
+        };
+        let mut world = Self {
+            now: 1_000_000,
+            sequence: 0,
+            queue: BTreeMap::new(),
+            rng,
+            store: Store::new(),
+            objects: Objects::default(),
+            nodes: Vec::new(),
+            clients: Vec::new(),
+            readers: Vec::new(),
+            links: BTreeMap::new(),
+            faults: Faults::default(),
+            truth: Truth::default(),
+            options,
+            flush,
+            run: Run::default(),
+            healing: false,
+            next_id: 0,
+            trace: DefaultHasher::new(),
+            recorder,
+        };
+        world.populate();
+        world
+    }
+
+    fn populate(&mut self) {
+        let count = if self.rng.chance(500) { 3 } else { 4 };
+        for at in 0..count {
+            let id = NodeId::new(format!("n{at}")).expect("a valid name");
+            let capacity = self.rng.between(60, 400) as usize;
+            self.nodes.push(Node::new(id, capacity));
+            self.start_node(at);
+            self.schedule(at as u64, Event::NodeTick { node: at });
+        }
+        self.start_client();
+        self.readers.push(Reader::new());
+        self.schedule(0, Event::ReaderTick { reader: 0 });
+        self.schedule(50 * MS, Event::Fault);
+        self.schedule(FAULTS_END, Event::Heal);
+    }
+
+    pub(crate) fn time(&self) -> Time {
+        Time(self.now)
+    }
+
+    pub(crate) fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    pub(crate) fn schedule(&mut self, delay: u64, event: Event) {
+        self.schedule_at(self.now + delay, event);
+    }
+
+    fn schedule_at(&mut self, at: u64, event: Event) {
+        self.sequence += 1;
+        self.queue.insert((at, self.sequence), event);
+    }
+
+    /// How long a message takes: mostly short, sometimes long, longer to and from a slow node.
+    pub(crate) fn delay(&mut self, node: NodeIx) -> u64 {
+        let long = !self.healing && self.rng.chance(20);
+        let most = if long { 60 * MS } else { 2 * MS };
+        self.rng.between(50, most) + self.nodes[node].lag
+    }
+
+    pub(crate) fn send_up(&mut self, conn: Conn, frame: Up) {
+        let (node, delay) = (self.links[&conn].node, self.delay(self.links[&conn].node));
+        let link = self.links.get_mut(&conn).expect("a stream that was dialled");
+        if link.cut.is_none() {
+            link.up = (self.now + delay).max(link.up + 1);
+            let at = link.up;
+            self.schedule_at(at, Event::Up { node, conn, frame });
+        }
+    }
+
+    pub(crate) fn send_down(&mut self, conn: Conn, frame: Down) {
+        let delay = self.delay(self.links[&conn].node);
+        let link = self.links.get_mut(&conn).expect("a stream that was dialled");
+        if link.cut.is_none() {
+            link.down = (self.now + delay).max(link.down + 1);
+            let (at, client, node) = (link.down, link.client, link.node);
+            self.schedule_at(at, Event::Down { client, node, conn, frame });
+        }
+    }
+
+    pub(crate) fn connect(&mut self, client: ClientIx, node: NodeIx) -> Conn {
+        let conn = self.fresh_id();
+        self.links.insert(conn, Link { client, node, up: 0, down: 0, cut: None });
+        conn
+    }
+
+    /// A stream breaks: what is on the way may be lost, and either side learns of it in its time.
+    pub(crate) fn break_link(&mut self, conn: Conn) {
+        let (up, down) = (self.rng.between(0, 20 * MS), self.rng.between(0, 20 * MS));
+        let now = self.now;
+        let link = self.links.get_mut(&conn).expect("a stream that was dialled");
+        if link.cut.is_some() {
+            return;
+        }
+        link.cut = Some((now + up, now + down));
+        let (client, node) = (link.client, link.node);
+        let late = if self.healing { 30 * MS } else { 150 * MS };
+        let (to_client, to_node) = (self.rng.between(0, late), self.rng.between(0, late));
+        self.schedule(down.max(to_client) + 1, Event::Dropped { client, node, conn });
+        self.schedule(up.max(to_node) + 1, Event::HungUp { node, conn });
+    }
+
+    fn lost(&self, event: &Event) -> bool {
+        match event {
+            Event::Up { conn, .. } | Event::Hello { conn, .. } => {
+                self.links[conn].cut.is_some_and(|(up, _)| self.now > up)
+            }
+            Event::Down { conn, .. } | Event::Welcome { conn, .. } => {
+                self.links[conn].cut.is_some_and(|(_, down)| self.now > down)
+            }
+            _ => false,
+        }
+    }
+
+    /// Lets the cluster live until it has caught up.
+    pub(crate) fn run(mut self) -> Run {
+        while let Some(((at, _), event)) = self.queue.pop_first() {
+            assert!(at >= self.now, "time runs backwards");
+            self.now = at;
+            assert!(at <= 1_000_000 + HEAL_END, "{}", self.unfinished());
+            self.run.events += 1;
+            assert!(self.run.events < 2_000_000, "too many events: something spins");
+            (at, &event).hash(&mut self.trace);
+            if let Some(recorder) = &mut self.recorder {
+                let line = format!("{:>9.3} ms {event:?}", (at - 1_000_000) as f64 / MS as f64);
+                recorder(line.chars().take(SHOWN_CHARS).collect());
+            }
+            if self.lost(&event) {
+                continue;
+            }
+            if matches!(event, Event::Verdict) {
+                if self.finished() {
+                    break;
+                }
+                self.schedule(20 * MS, Event::Verdict);
+                continue;
+            }
+            self.happen(event);
+            self.check();
+        }
+        self.run.segments = self.store.log().value.next_segment.0;
+        self.run.trace = self.trace.finish();
+        self.run
+    }
+
+    /// Hands an event to whom it concerns, unless that process is stopped just now.
+    pub(crate) fn happen(&mut self, event: Event) {
+        if let Some(node) = node_of(&event)
+            && self.nodes[node].paused
+        {
+            return self.nodes[node].backlog.push(event);
+        }
+        if let Some(client) = client_of(&event)
+            && self.clients[client].paused
+        {
+            return self.clients[client].backlog.push(event);
+        }
+        match event {
+            Event::Up { node, conn, frame } => self.node_up(node, conn, frame),
+            Event::Down { client, node, conn, frame } => self.client_down(client, node, conn, frame),
+            Event::Dial { client, node } => self.client_dial(client, node),
+            Event::Hello { client, node, conn } => self.node_hello(client, node, conn),
+            Event::Welcome { client, node, conn, incarnation } => {
+                self.client_welcome(client, node, conn, incarnation);
+            }
+            Event::Dropped { client, node, conn } => self.client_dropped(client, node, conn),
+            Event::HungUp { node, conn } => self.node_hung_up(node, conn),
+            Event::AckDue { node, life, conn, segment } => self.node_ack(node, life, conn, segment),
+            Event::Call { caller, id, node, rpc, informed } => {
+                self.node_call(caller, id, node, rpc, informed);
+            }
+            Event::Answered { caller, id, answer } => self.answered(caller, id, answer),
+            Event::MetaArrives { client, id, meta } => self.meta_arrives(client, id, meta),
+            Event::MetaAnswered { client, id, answer } => self.meta_answered(client, id, answer),
+            Event::Wake { client, generation } => self.client_wakes(client, generation),
+            Event::Append { client } => self.client_appends(client),
+            Event::NodeTick { node } => self.node_tick(node),
+            Event::Learns { node, life, known } => self.node_learns(node, life, &known),
+            Event::Informed { node, life, conn } => self.node_informed(node, life, conn),
+            Event::Uploaded { node, life, upload, stored, told } => {
+                self.uploaded(node, life, upload, stored, told);
+            }
+            Event::PartLands { node, life, segment, txn, told } => {
+                self.part_lands(node, life, segment, &txn, told);
+            }
+            Event::ReaderTick { reader } => self.reader_tick(reader),
+            Event::Fault => self.fault(),
+            Event::NodeUp { node } => self.node_returns(node),
+            Event::NodeResumes { node } => self.node_resumes(node),
+            Event::ClientResumes { client } => self.client_resumes(client),
+            Event::Heal => self.heal(),
+            Event::LastWriter => self.last_writer(),
+            Event::Verdict => unreachable!("judged where events are taken"),
+        }
+    }
+}
+
+/// The node whose process handles the event.
+fn node_of(event: &Event) -> Option<NodeIx> {
+    match event {
+        Event::Up { node, .. }
+        | Event::Hello { node, .. }
+        | Event::HungUp { node, .. }
+        | Event::AckDue { node, .. }
+        | Event::Call { node, .. }
+        | Event::Learns { node, .. }
+        | Event::Informed { node, .. }
+        | Event::Uploaded { node, .. } => Some(*node),
+        _ => None,
+    }
+}
+
+/// The client whose process handles the event.
+fn client_of(event: &Event) -> Option<ClientIx> {
+    use crate::events::Caller;
+    match event {
+        Event::Down { client, .. }
+        | Event::Dial { client, .. }
+        | Event::Welcome { client, .. }
+        | Event::Dropped { client, .. }
+        | Event::MetaAnswered { client, .. }
+        | Event::Wake { client, .. }
+        | Event::Append { client }
+        | Event::Answered { caller: Caller::Client(client), .. } => Some(*client),
+        _ => None,
+    }
+}
