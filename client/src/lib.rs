@@ -26,3 +26,8 @@ pub use piculet_quorum::wire::message::{Nodes, Status};
 pub use piculet_quorum::writer::WriterOptions;
 pub use reader::{LogReader, ReadOptions, Start};
 pub use writer::{Append, LogWriter, WriterStatus};
+
+/// The client that the README shows.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

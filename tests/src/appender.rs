@@ -78,7 +78,9 @@ impl Appender {
         let deadline = Instant::now() + PATIENCE;
         while !bounded(what, holds(self)).await {
             assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
-            self.pump().await.unwrap_or_else(|error| panic!("an append failed while waiting: {what}: {error}"));
+            self.pump()
+                .await
+                .unwrap_or_else(|error| panic!("an append failed while waiting: {what}: {error}"));
         }
     }
 

@@ -49,7 +49,9 @@ impl Ran {
 #[must_use]
 pub fn command(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let mut command = Command::new(tools::piculet().expect("piculet is built: cargo build -p piculet-node"));
-    for variable in ["PICULET_NODES", "PICULET_CERTS", "PICULET_IDENTITY", "PICULET_MAX_DATAGRAM", "PICULET_LOG"] {
+    for variable in
+        ["PICULET_NODES", "PICULET_CERTS", "PICULET_IDENTITY", "PICULET_MAX_DATAGRAM", "PICULET_LOG"]
+    {
         command.env_remove(variable);
     }
     command.args(args).kill_on_drop(true);
@@ -69,7 +71,8 @@ pub async fn run_piculet(mut command: Command, input: &[u8]) -> Ran {
         let _ = stdin.write_all(input).await;
         drop(stdin);
     };
-    let ((), output) = bounded("the command ends", async { tokio::join!(feed, child.wait_with_output()) }).await;
+    let ((), output) =
+        bounded("the command ends", async { tokio::join!(feed, child.wait_with_output()) }).await;
     let output = output.expect("its output is read");
     let err = String::from_utf8_lossy(&output.stderr).into_owned();
     Ran { code: output.status.code(), out: output.stdout, err }

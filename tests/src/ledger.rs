@@ -69,7 +69,8 @@ impl Ledger {
                 }
                 None => {
                     let known = unknown.iter().position(|payload| *payload == entry.payload);
-                    let known = known.unwrap_or_else(|| panic!("offset {at}: nobody appended {}", shown(&entry.payload)));
+                    let known = known
+                        .unwrap_or_else(|| panic!("offset {at}: nobody appended {}", shown(&entry.payload)));
                     unknown.swap_remove(known);
                 }
             }

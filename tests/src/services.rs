@@ -30,8 +30,11 @@ impl Services {
         }
         let dir = ScratchDir::create(&std::env::temp_dir()).expect("a directory");
         let (etcd, s3) = tokio::join!(Etcd::start(dir.path()), S3Server::start(dir.path()));
-        let services =
-            Arc::new(Self { etcd: etcd.expect("etcd starts"), s3: s3.expect("the S3 server starts"), _dir: dir });
+        let services = Arc::new(Self {
+            etcd: etcd.expect("etcd starts"),
+            s3: s3.expect("the S3 server starts"),
+            _dir: dir,
+        });
         // SAFETY: the handler is a plain function that lives as long as the program; it only takes
         // a lock if that is free, and drops what is under it.
         let registered = unsafe { libc::atexit(stop_shared) };

@@ -122,7 +122,9 @@ async fn view(
     let durability = match snapshot.records.get(&keys[1]).map(|record| &record.value) {
         Some(Record::Config(config)) => config.durability,
         _ => {
-            return Err(Refusal::Unavailable(format!("metadata are damaged: log {log} has no config record")));
+            return Err(Refusal::Unavailable(format!(
+                "metadata are damaged: log {log} has no config record"
+            )));
         }
     };
     let trim_offset = snapshot.trim(&keys[2]).map(|trim| trim.value.trim_offset).unwrap_or_default();

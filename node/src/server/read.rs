@@ -60,7 +60,7 @@ pub(super) async fn subscribe(
 pub(super) async fn watermarks(shared: &Shared, log: LogId, segment: SegmentNumber, send: &mut SendStream) {
     let mark = match held(&shared.core, log, segment) {
         Some(mark) => Ok(mark),
-        None => archived(&shared.core, log, segment).await.map(|seen| seen.mark(log, segment)),
+        None => look_up(&shared.core, log, segment).await,
     };
     let result = match mark {
         Ok(mark) => send.write_chunk(Bytes::copy_from_slice(&mark.encode())).await.map_err(Ended::Gone),
@@ -69,10 +69,20 @@ pub(super) async fn watermarks(shared: &Shared, log: LogId, segment: SegmentNumb
     end(send, result).await;
 }
 
-/// Sends a segment's batches from `from` to `to`, for a takeover that has fenced it here.
+/// Sends a segment's batches from the boundary `from` to `to`, for a takeover that has fenced it here.
 pub(super) async fn fetch(shared: &Shared, at: Address, from: Index, to: Index, send: &mut SendStream) {
     let result = fetch_all(&shared.core, at, from, to, send).await;
     end(send, result).await;
+}
+
+/// The watermarks of a segment that this node does not know of: as a member that has heard of it
+/// just now and holds nothing, or as the metadata have them.
+async fn look_up(core: &Core, log: LogId, segment: SegmentNumber) -> Result<Mark, Refusal> {
+    core.refresh_log(log).await.map_err(|error| Refusal::Unavailable(error.to_string()))?;
+    match held(core, log, segment) {
+        Some(mark) => Ok(mark),
+        None => archived(core, log, segment).await.map(|seen| seen.mark(log, segment)),
+    }
 }
 
 async fn fetch_all(
@@ -94,12 +104,14 @@ async fn fetch_all(
                 return Err(Refusal::Fenced { epoch: state.replica.fence_epoch() }.into());
             }
             let local = state.segments.get(&at.segment).ok_or(Refusal::NotHere)?;
-            let at_boundary = local.buffer.floor_boundary(next) == Some(next);
-            if !at_boundary || next < local.buffer.freed() || to > local.buffer.tail() {
+            let (buffer, place) = (&local.buffer, state.replica.place(at.segment).ok_or(Refusal::NotHere)?);
+            if to > buffer.tail() {
                 return Err(Refusal::NotHere.into());
             }
-            let place = state.replica.place(at.segment).ok_or(Refusal::NotHere)?;
-            (local.buffer.read(next, to, DATA_BYTES_TARGET).ok_or(Refusal::NotHere)?, place)
+            // Whoever asks for less than a batch gets the whole of it, and nothing behind it.
+            let cut = buffer.floor_boundary(to) != Some(to);
+            let (end, bytes) = if cut { (buffer.tail(), 0) } else { (to, DATA_BYTES_TARGET) };
+            (buffer.read(next, end, bytes).ok_or(Refusal::NotHere)?, place)
         };
         next = run.end;
         send_run(send, &place, at.incarnation, run).await?;

@@ -5,7 +5,6 @@ use crate::events::{Answer, Caller, ClientIx, Conn, Event, Meta, MetaAnswer, Nod
 use crate::takeover::TakingOver;
 use crate::world::{MS, World};
 use piculet_quorum::ids::{Incarnation, NodeId, SegmentNumber};
-use piculet_quorum::meta::seal::SealSegment;
 use piculet_quorum::meta::{NodeRecord, NodeState, TxnOutcome};
 use piculet_quorum::wire::message::{NodeView, Nodes, Proposal};
 use std::collections::BTreeMap;
@@ -184,7 +183,8 @@ impl World {
     /// Nobody records losses in this simulation: an end whose only holder has just been lost never
     /// reaches the store.
     fn holder_is_gone(&self, proposal: &Proposal) -> bool {
-        let Proposal::Seal(SealSegment { seal: Some(seal), .. }) = proposal else { return false };
+        let Proposal::Seal(proposal) = proposal else { return false };
+        let Some(seal) = &proposal.seal else { return false };
         let lives = |holder: &NodeId| {
             let node = &self.nodes[self.node_ix(holder)];
             !node.forgot && seal.read.value.member(holder) == Some(node.incarnation)

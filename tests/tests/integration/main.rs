@@ -1,0 +1,13 @@
+//! The product from the outside: real node processes, a real etcd, a real S3 server, real TLS.
+
+mod admin;
+mod append;
+mod bad_input;
+mod cli;
+mod failover;
+mod full_buffer;
+mod lifecycle;
+mod object_store;
+mod read;
+mod strangers;
+mod takeover;
