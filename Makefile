@@ -29,7 +29,7 @@ fix: ## Format, and apply the lints' own suggestions
 	cargo clippy --workspace --all-targets --locked --fix --allow-dirty --allow-staged
 	cargo fmt --all
 
-ci: ready ## What continuous integration runs: check, test, a short demo
+ci: ready ## What continuous integration runs: check, test, demo
 	$(MAKE) check
 	$(MAKE) test
 	$(MAKE) demo FILE= MIB=64

@@ -271,6 +271,10 @@ impl NodeConfig {
             let expected = "an address that others can reach, or advertise with one or more of them";
             return Err(refused(path, "listen", self.listen, expected));
         }
+        if self.store.starts_with("memory:") {
+            let expected = "s3://bucket/prefix or file:///directory: a node's own memory keeps nothing";
+            return Err(refused(path, "store", format!("{:?}", self.store), expected));
+        }
         if let Some(bad) = self.advertise.iter().find(|address| !is_host_and_port(address)) {
             return Err(refused(path, "advertise", format!("{bad:?}"), "host:port or [ipv6]:port"));
         }

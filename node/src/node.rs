@@ -282,7 +282,8 @@ fn left(unarchived: &[(LogId, SegmentNumber)]) -> String {
     let more = unarchived.len().saturating_sub(NAMED_MAX);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!(
-        "{}{more} not archived yet; their other members hold what was acknowledged and go on archiving it",
+        "{}{more} not archived yet; what was acknowledged is held by another member as well, and is archived \
+         by it, or when the log is taken over",
         named.join(", ")
     )
 }

@@ -5,6 +5,9 @@
 //! *maximum* tail. R5 copies up to it until enough members hold it, or the others stay silent.
 //! R6 hands the driver the seal to propose.
 
+#[cfg(test)]
+mod tests;
+
 use crate::ids::{Chain, Epoch, Index, LogId, NodeId, Revision, SegmentNumber};
 use crate::limits::{ACK_QUORUM, RECOVERY_GRACE, RECOVERY_SILENCE};
 use crate::meta::seal::SealOne;

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use url::Url;
 
-const FORMS: &str = "expected file:///directory, s3://bucket/prefix or memory:";
+const FORMS: &str = "expected file:///directory or s3://bucket/prefix";
 
 /// Settings of an S3 server. What is absent comes from the usual environment (`AWS_ENDPOINT`,
 /// `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_ALLOW_HTTP` and the rest, or the

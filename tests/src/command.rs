@@ -23,7 +23,6 @@ impl Ran {
     ///
     /// # Panics
     /// When it has failed.
-    #[must_use]
     pub fn ok(&self) -> String {
         assert_eq!(self.code, Some(0), "it failed: {}", self.err);
         String::from_utf8_lossy(&self.out).into_owned()

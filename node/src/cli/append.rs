@@ -8,7 +8,9 @@ use piculet_quorum::ids::{LogName, Offset};
 use piculet_quorum::limits::{BATCH_BYTES_TARGET, ENTRY_BYTES_MAX};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 #[derive(Debug, Args)]
@@ -62,12 +64,18 @@ pub(super) async fn run(args: AppendArgs) -> Result<(), Failure> {
     let mut acks = Acks { wanted: args.acks, told: None };
     acks.tell(&writer)?;
     let mut tick = tokio::time::interval(ACKS_EVERY);
+    let mut stop = pin!(stopped());
     loop {
         let read = tokio::select! {
             read = records.recv() => read,
             _ = tick.tick() => {
                 acks.tell(&writer)?;
                 continue;
+            }
+            // What was read is appended, and the log is left sealed.
+            name = &mut stop => {
+                eprintln!("{}: stopping; the rest of the input is not appended", name?);
+                break;
             }
         };
         let Some(read) = read else { break };
@@ -92,6 +100,15 @@ pub(super) async fn run(args: AppendArgs) -> Result<(), Failure> {
         size((bytes as f64 / seconds.max(1e-3)) as u64),
     );
     Ok(())
+}
+
+/// Waits until the command is told to stop.
+async fn stopped() -> Result<&'static str, Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| "SIGINT").map_err(Failure::from),
+        _ = terminate.recv() => Ok("SIGTERM"),
+    }
 }
 
 /// What has been printed for `--acks`.
@@ -153,9 +170,10 @@ fn start_reading(args: &AppendArgs) -> Result<mpsc::Receiver<Result<Records, Str
     Ok(receive)
 }
 
-/// Reads about a batch's worth of entries.
+/// Reads about a batch's worth of entries, or fewer when the next would have to be waited for: what
+/// a slow producer has written goes on its way.
 fn gather(
-    input: &mut impl BufRead,
+    input: &mut BufReader<impl Read>,
     record_bytes: Option<u32>,
     line: &mut u64,
 ) -> (Result<Records, String>, bool) {
@@ -182,6 +200,13 @@ fn gather(
             Ok(read) => bytes += read,
         }
         records.push(record);
+        let next_is_here = match record_bytes {
+            Some(len) => input.buffer().len() >= len as usize,
+            None => input.buffer().contains(&b'\n'),
+        };
+        if !next_is_here {
+            break;
+        }
     }
     (Ok(records), false)
 }
@@ -210,12 +235,30 @@ mod tests {
         assert!(all(b"", None).is_empty());
     }
 
+    /// A pipe with something in it, whose producer takes its time.
+    struct Slow(&'static [u8]);
+
+    impl Read for Slow {
+        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+            assert!(!self.0.is_empty(), "it waits although there is something to append");
+            self.0.read(buf)
+        }
+    }
+
+    #[test]
+    fn what_is_here_does_not_wait_for_what_is_not() {
+        let (read, at_end) = gather(&mut BufReader::new(Slow(b"one\ntwo\nthr")), None, &mut 0);
+        assert_eq!((read.expect("it reads"), at_end), (vec![b"one\n".to_vec(), b"two\n".to_vec()], false));
+        let (read, _) = gather(&mut BufReader::new(Slow(b"onetwoth")), Some(3), &mut 0);
+        assert_eq!(read.expect("it reads"), [b"one", b"two"]);
+    }
+
     #[test]
     fn a_line_that_is_too_long_is_named() {
         let input = vec![b'x'; ENTRY_BYTES_MAX + 1];
-        let (read, _) = gather(&mut &input[..], None, &mut 0);
+        let (read, _) = gather(&mut BufReader::new(&input[..]), None, &mut 0);
         assert!(read.expect_err("it is refused").starts_with("line 1 is longer"));
-        let (read, _) = gather(&mut &input[1..], None, &mut 0);
+        let (read, _) = gather(&mut BufReader::new(&input[1..]), None, &mut 0);
         assert_eq!(read.expect("the longest line is fine")[0].len(), ENTRY_BYTES_MAX);
     }
 }

@@ -87,6 +87,9 @@ impl<E: Display> From<E> for Failure {
 pub fn run(cli: Cli) -> ExitCode {
     start_logging(&cli.command);
     abort_on_panic();
+    if !matches!(cli.command, Command::Node(_) | Command::Dev(_) | Command::Demo(_)) {
+        end_with_the_pipe();
+    }
     let result = match cli.command {
         Command::Node(args) => run_node(args),
         Command::Certs(command) => certs::run(&command),
@@ -129,6 +132,12 @@ fn start_logging(command: &Command) {
     let usual = if matches!(command, Command::Node(_)) { "info" } else { "warn" };
     let filter = EnvFilter::try_from_env("PICULET_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+/// A command whose reader has gone, as in `piculet read log | head`, ends at once and quietly.
+fn end_with_the_pipe() {
+    // SAFETY: SIG_DFL is a valid disposition, and no other thread runs yet.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 /// A violated invariant stops the process rather than letting it limp on.

@@ -29,6 +29,11 @@ pub(super) async fn run(args: StatusArgs) -> Result<(), Failure> {
             Err(error) => println!("{node:<16} {error}"),
         }
     }
+    for (node, view) in client.nodes().await? {
+        if view.running.is_none() {
+            println!("{node:<16} {:>11} not running", view.memory);
+        }
+    }
     client.close().await;
     Ok(())
 }

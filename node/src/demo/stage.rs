@@ -197,7 +197,7 @@ impl WriterProcess {
         self.input.write_all(&lines.concat()).await?;
         self.input.flush().await?;
         source.forget(self.acknowledged());
-        report.progress(source.bytes(), self.acknowledged());
+        report.progress(source.bytes(), self.acknowledged(), None);
         Ok(())
     }
 

@@ -6,11 +6,13 @@ use super::stage::Stage;
 use super::{PATIENCE, hex};
 use crate::cli::Failure;
 use hdrhistogram::Histogram;
+use parking_lot::Mutex;
 use piculet_client::{Append, Error, LogWriter, WriterStatus};
 use piculet_quorum::ids::LogName;
 use sha2::{Digest, Sha256};
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -103,7 +105,8 @@ pub(super) struct Stream {
     source: Source,
     slice_end: Instant,
     timed: mpsc::Sender<(Instant, Append)>,
-    timer: JoinHandle<Result<Histogram<u64>, Error>>,
+    timer: JoinHandle<Result<(), Error>>,
+    latency: Arc<Mutex<Histogram<u64>>>,
 }
 
 impl Stream {
@@ -135,8 +138,10 @@ impl Stream {
             report.took_over(took, first - source.at_least, again.len() as u64);
         }
         let (timed, receive) = mpsc::channel(1 << 16);
-        let timer = tokio::spawn(time_all(receive));
-        let mut stream = Self { writer, source, slice_end: Instant::now(), timed, timer };
+        let latency = Histogram::new_with_bounds(1, 3_600_000_000_000, 3)?;
+        let latency = Arc::new(Mutex::new(latency));
+        let timer = tokio::spawn(time_all(receive, Arc::clone(&latency)));
+        let mut stream = Self { writer, source, slice_end: Instant::now(), timed, timer, latency };
         for (line, number) in again.iter().zip(first..) {
             stream.append(line, number).await?;
         }
@@ -152,7 +157,7 @@ impl Stream {
         }
         let status = self.writer.status();
         self.source.forget(status.committed.0);
-        report.progress(self.source.bytes(), status.committed.0);
+        report.progress(self.source.bytes(), status.committed.0, Some(&self.latency.lock()));
         Ok(())
     }
 
@@ -193,7 +198,8 @@ impl Stream {
     pub(super) async fn finish(mut self, report: &mut Report) -> Result<(Source, Histogram<u64>), Failure> {
         self.writer.flush().await?;
         drop(self.timed);
-        let latency = self.timer.await??;
+        self.timer.await??;
+        let latency = self.latency.lock().clone();
         let end = self.writer.close().await?;
         if end.0 != self.source.next_line() {
             return Err(
@@ -201,17 +207,19 @@ impl Stream {
             );
         }
         self.source.forget(end.0);
-        report.progress(self.source.bytes(), end.0);
+        report.progress(self.source.bytes(), end.0, None);
         Ok((self.source, latency))
     }
 }
 
 /// Waits for appends in their order, and takes the time that each took.
-async fn time_all(mut timed: mpsc::Receiver<(Instant, Append)>) -> Result<Histogram<u64>, Error> {
-    let mut latency = Histogram::new_with_bounds(1, 3_600_000_000_000, 3).expect("the bounds are fixed");
+async fn time_all(
+    mut timed: mpsc::Receiver<(Instant, Append)>,
+    latency: Arc<Mutex<Histogram<u64>>>,
+) -> Result<(), Error> {
     while let Some((start, append)) = timed.recv().await {
         append.await?;
-        latency.saturating_record(start.elapsed().as_nanos() as u64);
+        latency.lock().saturating_record(start.elapsed().as_nanos() as u64);
     }
-    Ok(latency)
+    Ok(())
 }

@@ -234,15 +234,28 @@ impl LocalCluster {
     /// Stops every node that is running.
     ///
     /// # Errors
-    /// With the first that was not gone within a minute; all are gone all the same.
+    /// With the first that was not gone within a minute, or did not end in good order; all are gone
+    /// all the same.
     pub async fn stop(mut self) -> Result<(), LocalError> {
         let mut result = Ok(());
         for at in 0..self.nodes.len() {
             if self.nodes[at].process.is_some() {
-                result = result.and(self.stop_node(at).await.map(drop));
+                result = result.and(self.stop_well(at).await);
             }
         }
         result
+    }
+
+    async fn stop_well(&mut self, at: usize) -> Result<(), LocalError> {
+        let status = self.stop_node(at).await?;
+        let node = &self.nodes[at];
+        if status.success() {
+            return Ok(());
+        }
+        Err(LocalError::Node {
+            node: format!("{} ({status}, see {})", node.name, node.log().display()),
+            state: "ended badly",
+        })
     }
 
     fn node(&mut self, at: usize) -> Result<(&mut LocalNode, &ClusterSpec), LocalError> {

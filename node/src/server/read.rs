@@ -78,7 +78,7 @@ pub(super) async fn fetch(shared: &Shared, at: Address, from: Index, to: Index, 
 /// The watermarks of a segment that this node does not know of: as a member that has heard of it
 /// just now and holds nothing, or as the metadata have them.
 async fn look_up(core: &Core, log: LogId, segment: SegmentNumber) -> Result<Mark, Refusal> {
-    core.refresh_log(log).await.map_err(|error| Refusal::Unavailable(error.to_string()))?;
+    core.refresh_segment(log, segment).await.map_err(|error| Refusal::Unavailable(error.to_string()))?;
     match held(core, log, segment) {
         Some(mark) => Ok(mark),
         None => archived(core, log, segment).await.map(|seen| seen.mark(log, segment)),

@@ -1,6 +1,6 @@
 //! What goes over QUIC. ALPN [`ALPN`]; the connection is mutually authenticated by TLS.
 //!
-//! Every stream is bidirectional and opened by the client (nodes are clients of each other). It
+//! Every stream is bidirectional and opened by the client. It
 //! carries frames ([`frame`]): a prefix of eight bytes and a body. The first frame is a
 //! [`Request`](message::Request); what follows depends on it. Appends, acknowledgements and data
 //! have fixed binary forms; everything else is bincode with a limit ([`codec`]).

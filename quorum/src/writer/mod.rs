@@ -2,16 +2,18 @@
 //!
 //! The driver encodes batches, keeps their bytes until they are released, holds one stream to each
 //! node, and carries out metadata requests. The machine says which range goes where. [`members`]
-//! follows what each member holds, [`roll`] seals a segment and opens the next, [`transmit`]
-//! decides what is sent.
+//! follows what each member holds, [`roll`] seals a segment and opens the next, [`metadata`] says
+//! what is asked of the metadata, [`transmit`] what is sent.
 
 mod members;
+mod metadata;
 mod roll;
 #[cfg(test)]
 mod tests;
 mod transmit;
 
 pub use members::Lost;
+pub use metadata::{MetaReply, MetaRequest};
 pub use transmit::Transmit;
 
 use crate::batch::{BatchEnd, Place};
@@ -20,10 +22,11 @@ use crate::ids::{Epoch, Incarnation, Index, Level, LogId, NodeId, Offset, Segmen
 use crate::limits::{
     COMMIT_DELAY, MEMBER_TIMEOUT, RETRANSMIT_BYTES, SEGMENT_AGE, SEGMENT_BYTES, TRANSMIT_BYTES_TARGET,
 };
-use crate::meta::{LogRecord, LogView, SegmentRecord, TxnOutcome, Versioned};
+use crate::meta::{LogRecord, SegmentRecord, Versioned};
 use crate::time::{Span, Time};
-use crate::wire::message::{NodeView, Proposal, Refusal};
+use crate::wire::message::{NodeView, Refusal};
 use members::{Link, Segment};
+use metadata::Asked;
 use roll::Roll;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -134,38 +137,6 @@ pub enum WriterEvent {
     Broken(String),
 }
 
-/// A metadata request, to be answered with [`Writer::handle_meta`]. One at a time.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum MetaRequest {
-    /// Read the nodes.
-    Nodes,
-    /// Read the log, from this segment on.
-    View(SegmentNumber),
-    /// Carry out a transaction.
-    Propose(Proposal),
-}
-
-/// Answer to a [`MetaRequest`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum MetaReply {
-    /// To [`MetaRequest::Nodes`].
-    Nodes(BTreeMap<NodeId, NodeView>),
-    /// To [`MetaRequest::View`].
-    View(Box<LogView>),
-    /// To [`MetaRequest::Propose`]: the outcome is known.
-    Outcome(TxnOutcome),
-    /// To any: it failed; a transaction may have been carried out, or may yet be.
-    Failed,
-}
-
-/// The kind of the metadata request that is out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Asked {
-    Nodes,
-    View,
-    Propose,
-}
-
 /// How long a failed metadata request, or a refused opening of a segment, waits before it is repeated.
 const RETRY: Span = Span::millis(50);
 /// How long a node that was given up is not chosen again, unless it connects anew: longer than the
@@ -266,12 +237,6 @@ impl Writer {
     #[must_use]
     pub fn retained(&self) -> u64 {
         self.retained
-    }
-
-    /// Whether there is a metadata request to carry out.
-    #[must_use]
-    pub fn has_request(&self) -> bool {
-        (self.request.is_some() || self.look.is_some()) && self.asked.is_none()
     }
 
     /// Whether a commit mark waits to be sent: then time matters soon.
@@ -422,29 +387,6 @@ impl Writer {
         self.advance(now, number);
     }
 
-    /// The answer to the metadata request that is out.
-    pub fn handle_meta(&mut self, now: Time, reply: MetaReply) {
-        let Some(asked) = self.asked.take() else { return };
-        if self.stopped {
-            return;
-        }
-        self.observe(now);
-        match reply {
-            MetaReply::Nodes(nodes) => {
-                (self.nodes, self.nodes_read) = (nodes, now);
-                self.watch_members(now);
-                self.nodes_arrived(now);
-            }
-            MetaReply::View(view) => {
-                self.view_read = now;
-                self.view_arrived(now, &view);
-            }
-            MetaReply::Outcome(outcome) => self.outcome_arrived(now, outcome),
-            MetaReply::Failed => self.meta_failed(now, asked == Asked::Propose),
-        }
-        self.consider_roll(now);
-    }
-
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Time) {
         if self.stopped {
@@ -490,20 +432,6 @@ impl Writer {
         all.filter(|at| *at > self.ran).min()
     }
 
-    /// The next metadata request.
-    pub fn poll_meta(&mut self) -> Option<MetaRequest> {
-        if self.asked.is_some() || self.stopped {
-            return None;
-        }
-        let request = self.request.take().or_else(|| self.look.take())?;
-        self.asked = Some(match &request {
-            MetaRequest::Nodes => Asked::Nodes,
-            MetaRequest::View(_) => Asked::View,
-            MetaRequest::Propose(_) => Asked::Propose,
-        });
-        Some(request)
-    }
-
     /// The next thing that the driver must know.
     pub fn poll_event(&mut self) -> Option<WriterEvent> {
         self.events.pop_front()
@@ -525,10 +453,6 @@ impl Writer {
 
     fn segment(&mut self, number: SegmentNumber) -> Option<&mut Segment> {
         self.segments.iter_mut().find(|segment| segment.number == number)
-    }
-
-    fn ask(&mut self, request: MetaRequest) {
-        self.request = Some(request);
     }
 
     fn lose(&mut self, node: &NodeId, number: SegmentNumber, lost: Lost) {
@@ -617,28 +541,5 @@ impl Writer {
         for member in self.segments.iter().flat_map(|segment| &segment.members) {
             self.links.entry(member.node.clone()).or_insert(Link::Down(now));
         }
-    }
-
-    /// What only the metadata can tell, and when to look again: what became of a segment that does
-    /// not drain or settle, and which nodes there are while members are wanting.
-    fn next_look(&self) -> Option<(Time, MetaRequest)> {
-        let stuck = |segment: &&Segment| segment.draining() || segment.unsettled();
-        let stuck = self.segments.iter().find(stuck).map(|segment| segment.number);
-        let short = self.segments.back().is_some_and(|segment| segment.short() && !self.closing());
-        let view = stuck.map(|number| (self.view_read.after(REFRESH), MetaRequest::View(number)));
-        let nodes = short.then(|| (self.nodes_read.after(REFRESH), MetaRequest::Nodes));
-        view.into_iter().chain(nodes).min_by_key(|(at, _)| *at)
-    }
-
-    fn refresh(&mut self, now: Time) {
-        if self.asked.is_some() || self.request.is_some() || self.look.is_some() {
-            return;
-        }
-        let Some((_, request)) = self.next_look().filter(|(at, _)| now >= *at) else { return };
-        match &request {
-            MetaRequest::View(_) => self.view_read = now,
-            _ => self.nodes_read = now,
-        }
-        self.look = Some(request);
     }
 }

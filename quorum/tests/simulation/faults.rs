@@ -118,7 +118,8 @@ impl World {
         self.end_lease(at);
         self.nodes[at].stop(forget);
         self.break_links_of(at);
-        let down = self.rng.between(20 * MS, 900 * MS);
+        let least = if self.rng.chance(400) { MS } else { 100 * MS };
+        let down = self.rng.between(least, 9 * least);
         self.schedule(down, Event::NodeUp { node: at });
     }
 

@@ -3,7 +3,7 @@
 //! The invariants of the protocol are checked after every event; at the end the faults stop, and
 //! everything must catch up.
 //!
-//! `PICULET_SIM_SEEDS` is the number of seeds (default 200), `PICULET_SIM_SEED` the first of them.
+//! `PICULET_SIM_SEEDS` is the number of seeds (default 150), `PICULET_SIM_SEED` the first of them.
 
 mod appender;
 mod checks;
@@ -24,8 +24,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use world::{Run, World};
 
-/// Seeds that once failed. They run first, always.
-const KEPT_SEEDS: [u64; 0] = [];
+/// Seeds that once failed, or that showed a broken machine when few others did. They run first.
+const KEPT_SEEDS: [u64; 6] = [16, 104, 126, 159, 266, 533];
 /// Events that are shown of a failing run.
 const SHOWN_EVENTS: usize = 60;
 
@@ -55,7 +55,7 @@ fn show(seed: u64) {
 
 #[test]
 fn every_seed_keeps_the_invariants_and_catches_up() {
-    let (first, count) = (setting("PICULET_SIM_SEED", 1), setting("PICULET_SIM_SEEDS", 200));
+    let (first, count) = (setting("PICULET_SIM_SEED", 1), setting("PICULET_SIM_SEEDS", 150));
     let mut sum = Run::default();
     for seed in KEPT_SEEDS.into_iter().chain(first..first + count) {
         match catch_unwind(|| World::new(seed, None).run()) {

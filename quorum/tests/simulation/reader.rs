@@ -26,8 +26,8 @@ impl Reader {
 
 impl World {
     pub(crate) fn reader_tick(&mut self, at: usize) {
-        let most = if self.healing { 6 * MS } else { 40 * MS };
-        let period = self.rng.between(2 * MS, most);
+        let most = if self.healing { 15 * MS } else { 40 * MS };
+        let period = self.rng.between(5 * MS, most);
         self.schedule(period, Event::ReaderTick { reader: at });
         if self.readers[at].cursor.is_none() && !self.store.away {
             self.enter_segment(at);

@@ -38,7 +38,9 @@ async fn a_node_tells_its_operators_how_it_is() {
                 .collect();
             assert!(values.iter().all(|(name, _)| name.starts_with("piculet_")), "{}", metrics.body);
             assert!(metrics.body.contains("# TYPE piculet_"), "{}", metrics.body);
-            let appended = values.iter().find(|(name, _)| name.starts_with("piculet_append") && name.contains("entries"));
+            let appended = values
+                .iter()
+                .find(|(name, _)| name.starts_with("piculet_append") && name.contains("entries"));
             appended.is_some_and(|(_, value)| *value >= 100.0).then_some(())
         })
         .await;

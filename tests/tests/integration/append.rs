@@ -15,7 +15,8 @@ async fn entries_of_every_size_come_back_as_they_were() {
         let sizes = [0, 1, 1 << 10, ENTRY_BYTES_MAX, 0, 100_000, 1, 300_000];
         for (n, size) in (0..).zip(sizes) {
             let payload = payload(1, n, size);
-            let offset = bounded("it is acknowledged", writer.append(&payload)).await.expect("it is appended");
+            let offset =
+                bounded("it is acknowledged", writer.append(&payload)).await.expect("it is appended");
             assert_eq!(offset, Offset(n), "offsets are dense");
             ledger.acknowledged(offset, payload);
         }
@@ -54,7 +55,9 @@ async fn a_batch_stays_together_and_what_exceeds_the_limits_is_refused() {
         assert!(matches!(writer.append_batch(&[b"fine", &long[..]]).await, Err(Error::EntryTooLong(_))));
         let many = vec![b"x"; BATCH_ENTRIES_MAX + 1];
         let large = vec![&long[..BATCH_BYTES_MAX / 2]; 2];
-        for refused in [writer.append_batch::<&[u8]>(&[]), writer.append_batch(&many), writer.append_batch(&large)] {
+        for refused in
+            [writer.append_batch(&[b""; 0]), writer.append_batch(&many), writer.append_batch(&large)]
+        {
             let error = refused.await.expect_err("it is outside the limits");
             assert!(matches!(error, Error::BatchSize { .. }) && !error.outcome_unknown(), "{error}");
         }
@@ -73,13 +76,15 @@ async fn acknowledgements_come_in_order() {
         let (client, name) = stage.client_and_log().await;
         let writer = client.take_over(&name).await.expect("a new log is taken over");
         for round in 0..20 {
-            let mut appends: Vec<_> = (0..100).map(|n| writer.append(payload(round, n, (n * 37 % 5000) as usize))).collect();
+            let mut appends: Vec<_> =
+                (0..100).map(|n| writer.append(payload(round, n, (n * 37 % 5000) as usize))).collect();
             let middle = appends.split_off(60);
             // Whichever completes, all before it have.
             for append in middle {
                 let offset = bounded("it is acknowledged", append).await.expect("it is appended");
                 for (n, earlier) in (round * 100..).zip(appends.drain(..)) {
-                    let earlier = earlier.now_or_never().unwrap_or_else(|| panic!("{n} waits, {offset} does not"));
+                    let earlier =
+                        earlier.now_or_never().unwrap_or_else(|| panic!("{n} waits, {offset} does not"));
                     assert_eq!(earlier.expect("it is appended"), Offset(n));
                 }
             }

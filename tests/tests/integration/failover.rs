@@ -20,7 +20,8 @@ async fn appends_go_on_when_a_node_is_killed_and_it_takes_part_again_when_it_is_
                 status.members.len() == 2 && status.committed > at_kill
             })
             .await;
-        let two: BTreeSet<String> = appender.writer().status().members.iter().map(ToString::to_string).collect();
+        let two: BTreeSet<String> =
+            appender.writer().status().members.iter().map(ToString::to_string).collect();
         assert_eq!(two, ["node-1", "node-3"].map(str::to_owned).into());
         stage.restart(1).await;
         appender.pump_until("three members", async |a| a.writer().status().members.len() == 3).await;

@@ -13,16 +13,12 @@ async fn a_live_writer_is_replaced_and_what_it_waited_for_is_unknown() {
         let (client, name) = stage.client_and_log().await;
         let mut first = Appender::new(client.take_over(&name).await.expect("it is taken over"));
         first.pump_more(200).await;
-        let other = stage.client().await;
-        let taking = other.take_over(&name);
-        tokio::pin!(taking);
-        // It appends until it is told; something is always on its way.
+        let (other, log) = (stage.client().await, name.clone());
+        let taking = tokio::spawn(async move { other.take_over(&log).await });
+        // Without a pause: whenever the writer's own tasks run, the oldest append is waited for.
         let error = loop {
-            if let Err(error) = first.pump().await {
+            if let Err(error) = first.append(1000).await {
                 break error;
-            }
-            if let Some(taken) = futures::FutureExt::now_or_never(&mut taking) {
-                panic!("taken over before the writer was told: {taken:?}", taken = taken.map(|w| w.epoch()));
             }
         };
         assert!(matches!(error, Error::Fenced { .. }) && error.outcome_unknown(), "{error}");
@@ -31,7 +27,9 @@ async fn a_live_writer_is_replaced_and_what_it_waited_for_is_unknown() {
         let (failed, mut ledger) = first.fenced().await;
         assert!(failed > 0, "something was on its way");
 
-        let mut second = Appender::new(bounded("it is taken over", taking).await.expect("it is taken over"));
+        let mut second = Appender::new(
+            bounded("it is taken over", taking).await.expect("it ends").expect("it is taken over"),
+        );
         assert!(second.writer().status().next >= ledger.end(), "what was acknowledged is kept");
         second.pump_more(100).await;
         ledger.merge(second.close().await);
@@ -57,17 +55,29 @@ async fn a_writer_process_that_is_killed_is_replaced() {
                 fed += 1;
             }
             input.flush().await.expect("it runs");
-            let told = bounded("it acknowledges", output.next_line()).await.expect("it runs").expect("it runs");
-            acknowledged = told.strip_prefix("acknowledged ").expect("that is all it prints").parse().expect("an offset");
+            let told =
+                bounded("it acknowledges", output.next_line()).await.expect("it runs").expect("it runs");
+            acknowledged = told
+                .strip_prefix("acknowledged ")
+                .expect("that is all it prints")
+                .parse()
+                .expect("an offset");
         }
         child.kill().await.expect("it is killed");
         while let Some(told) = bounded("its output ends", output.next_line()).await.expect("it is read") {
-            acknowledged = told.strip_prefix("acknowledged ").expect("that is all it prints").parse().expect("an offset");
+            acknowledged = told
+                .strip_prefix("acknowledged ")
+                .expect("that is all it prints")
+                .parse()
+                .expect("an offset");
         }
 
         let mut second = Appender::new(client.take_over(&name).await.expect("it is taken over"));
         let found = second.writer().status().next.0;
-        assert!((acknowledged..=fed).contains(&found), "{acknowledged} acknowledged, {found} found, {fed} fed");
+        assert!(
+            (acknowledged..=fed).contains(&found),
+            "{acknowledged} acknowledged, {found} found, {fed} fed"
+        );
         let mut ledger = Ledger::default();
         for n in 0..found {
             ledger.acknowledged(Offset(n), line(n).into());
@@ -87,7 +97,8 @@ async fn a_log_is_taken_over_with_one_member_down() {
         first.pump_more(100).await;
         stage.kill(2);
         let other = stage.client().await;
-        let second = bounded("it is taken over", other.take_over(&name)).await.expect("two members are enough");
+        let second =
+            bounded("it is taken over", other.take_over(&name)).await.expect("two members are enough");
         let (_, mut ledger) = first.fenced().await;
         let mut second = Appender::new(second);
         second.pump_more(100).await;
@@ -126,6 +137,10 @@ async fn impatient(stage: &Stage) -> Client {
     Client::connect(options).await.expect("a node answers")
 }
 
+async fn not_taken(client: &Client, name: &LogName, why: &str) -> Error {
+    bounded("the takeover ends", client.take_over(name)).await.map(drop).expect_err(why)
+}
+
 /// Parts are uploaded late: what the nodes hold is all there is.
 fn late_archive() -> Setup {
     Setup { flush_max_interval: Duration::from_secs(600), ..Setup::default() }
@@ -138,13 +153,12 @@ async fn a_takeover_waits_for_members_that_are_away_and_gives_up_without_harm() 
         let impatient = impatient(stage).await;
         stage.freeze(0);
         stage.freeze(1);
-        let error = bounded("it gives up", impatient.take_over(&name)).await.expect_err("two of three are away");
+        let error = not_taken(&impatient, &name, "two of three are away").await;
         assert!(matches!(&error, Error::TakeOver(_)) && error.is_retryable(), "{error}");
         stage.thaw(0);
         stage.thaw(1);
-        let mut writer = Appender::new(
-            until("they are back", async || client.take_over(&name).await.ok()).await,
-        );
+        let mut writer =
+            Appender::new(until("they are back", async || client.take_over(&name).await.ok()).await);
         assert_eq!(writer.writer().status().next, ledger.end(), "nothing was lost, and nothing added");
         writer.pump_more(50).await;
         ledger.merge(writer.close().await);
@@ -161,11 +175,14 @@ async fn a_takeover_says_so_when_members_have_forgotten() {
         let before = client.describe_log(&name).await.expect("it is there").view.segments;
         stage.kill(0);
         stage.kill(1);
-        let error = bounded("it gives up", impatient.take_over(&name)).await.expect_err("two of three are gone");
-        assert!(matches!(&error, Error::TakeOver(why) if why.contains("node-1") && why.contains("node-2")), "{error}");
+        let error = not_taken(&impatient, &name, "two of three are gone").await;
+        assert!(
+            matches!(&error, Error::TakeOver(why) if why.contains("node-1") && why.contains("node-2")),
+            "{error}"
+        );
         stage.restart(0).await;
         stage.restart(1).await;
-        let error = bounded("it stops", impatient.take_over(&name)).await.expect_err("two have forgotten");
+        let error = not_taken(&impatient, &name, "two have forgotten").await;
         let Error::Lost { nodes, .. } = &error else { panic!("{error}") };
         let nodes: Vec<&str> = nodes.iter().map(|node| node.as_str()).collect();
         assert_eq!(nodes, ["node-1", "node-2"]);

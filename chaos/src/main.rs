@@ -1,0 +1,83 @@
+//! `piculet-chaos`: chaos on live processes.
+
+use clap::{Parser, Subcommand};
+use piculet_chaos::check::check;
+use piculet_chaos::history;
+use piculet_chaos::kill::{self, KillOptions};
+use piculet_chaos::{Failure, check::Summary};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Chaos on live processes: real nodes, a real etcd, a real S3 server, and faults.
+///
+/// Exit codes: 0 everything that is promised held, 1 it did not (or could not be tried), 2 wrong
+/// use of the command line.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Kill nodes with SIGKILL at random moments, one at a time, while a writer appends.
+    Kill {
+        /// How often a node is killed.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        rounds: u32,
+        /// What all random choices come from; the time of day unless given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Keep the history in this directory, as JSON lines.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// Check a history that was kept.
+    Check {
+        /// The file.
+        history: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Kill { rounds, seed, out } => run_kill(rounds, seed.unwrap_or_else(seed_of_now), out),
+        Command::Check { history } => run_check(&history),
+    };
+    match result {
+        Ok(Summary { acknowledged, unknown, survived, refused, entries }) => {
+            println!(
+                "all of it holds: {entries} entries, {acknowledged} acknowledged, {unknown} unknown \
+                 ({survived} of them are there), {refused} refused; none lost, changed, reordered or twice"
+            );
+            ExitCode::SUCCESS
+        }
+        Err(Failure(why)) => {
+            eprintln!("piculet-chaos: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_kill(rounds: u32, seed: u64, out: Option<PathBuf>) -> Result<Summary, Failure> {
+    let start = Instant::now();
+    let mut say = |what: &str| println!("{:>6.1} s  {what}", start.elapsed().as_secs_f64());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let options = KillOptions { rounds, seed, out };
+    let result = runtime.block_on(kill::run(&options, &mut say));
+    result.map_err(|Failure(why)| Failure(format!("seed {seed}: {why}")))
+}
+
+fn run_check(file: &std::path::Path) -> Result<Summary, Failure> {
+    check(&history::load(file)?).map_err(|violations| {
+        let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
+        Failure(lines.join("\n"))
+    })
+}
+
+fn seed_of_now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default().as_micros() as u64
+}

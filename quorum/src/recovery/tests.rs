@@ -1,0 +1,325 @@
+//! One test per rule of a takeover.
+
+use super::*;
+use crate::ids::{Incarnation, Level, Offset, Timestamp};
+use crate::meta::{Member, SegmentState};
+
+const START: Time = Time(1_000_000);
+const OPTIONS: RecoveryOptions = RecoveryOptions { grace: Span::millis(20), silence: Span::millis(2_000) };
+
+fn node(name: &str) -> NodeId {
+    NodeId::new(name).expect("a valid name")
+}
+
+fn ms(ms: u64) -> Time {
+    START.after(Span::millis(ms))
+}
+
+fn end_at(end: u64) -> SegmentEnd {
+    SegmentEnd { end: Index(end), chain: Chain(end.into()), last_timestamp: Timestamp(end) }
+}
+
+fn nodes(incarnations: &[(&str, u64)]) -> BTreeMap<NodeId, NodeView> {
+    let view = |(name, incarnation): &(&str, u64)| {
+        let memory = Incarnation(*incarnation);
+        (node(name), NodeView { memory, memory_revision: Revision(10 + incarnation), running: None })
+    };
+    incarnations.iter().map(view).collect()
+}
+
+fn takeover(members: &[&str], archived: u64, incarnations: &[(&str, u64)]) -> Recovery {
+    let ensemble = members.iter().map(|n| Member { node: node(n), incarnation: Incarnation(1) }).collect();
+    let record = SegmentRecord {
+        epoch: Epoch(3),
+        base: Offset(0),
+        base_chain: Chain(0),
+        base_timestamp: Timestamp(0),
+        level: Level::Memory,
+        ensemble,
+        state: SegmentState::Open,
+    };
+    let segment = (SegmentNumber(2), Versioned { revision: Revision(5), value: record });
+    Recovery::new(START, OPTIONS, LogId(7), Epoch(4), segment, end_at(archived), nodes(incarnations))
+}
+
+fn of_three() -> Recovery {
+    takeover(&["a", "b", "c"], 0, &[("a", 1), ("b", 1), ("c", 1)])
+}
+
+fn holds(tail: u64) -> FenceOk {
+    FenceOk {
+        tail: Index(tail),
+        held: Index(tail),
+        writer_tail: Index(tail),
+        commit: Index(0),
+        freed: Index(0),
+        chain: Chain(tail.into()),
+        last_timestamp: Timestamp(tail),
+    }
+}
+
+fn fenced(recovery: &mut Recovery, at: u64, name: &str, tail: u64) {
+    recovery.handle_fenced(ms(at), &node(name), Ok(holds(tail)));
+}
+
+fn requests(recovery: &mut Recovery) -> Vec<RecoveryRequest> {
+    std::iter::from_fn(|| recovery.poll_request()).collect()
+}
+
+/// Takes the requests, of which one must be a copy: from whom to whom, from where to where.
+fn copy(recovery: &mut Recovery) -> (String, String, u64, u64) {
+    let copy = requests(recovery).into_iter().find_map(|request| match request {
+        RecoveryRequest::Copy { source, target, from, to } => {
+            Some((source.0.to_string(), target.0.to_string(), from.0, to.0))
+        }
+        _ => None,
+    });
+    copy.expect("a copy is asked for")
+}
+
+fn seal(recovery: &Recovery) -> &SealOne {
+    match recovery.outcome() {
+        Some(RecoveryOutcome::Seal(seal)) => seal,
+        other => panic!("not sealed: {other:?}"),
+    }
+}
+
+fn holders(recovery: &Recovery) -> Vec<String> {
+    seal(recovery).holders.iter().map(|(node, _)| node.to_string()).collect()
+}
+
+#[test]
+fn everybody_is_fenced_and_a_minority_decides_nothing() {
+    let mut recovery = of_three();
+    assert_eq!(requests(&mut recovery).len(), 3);
+    fenced(&mut recovery, 1, "a", 5);
+    assert_eq!((recovery.outcome(), recovery.poll_timeout()), (None, None));
+}
+
+#[test]
+fn the_end_is_the_largest_tail_and_is_copied_to_an_ack_quorum() {
+    let mut recovery = of_three();
+    fenced(&mut recovery, 1, "a", 5);
+    fenced(&mut recovery, 2, "b", 9);
+    assert_eq!(recovery.poll_timeout(), Some(ms(22)), "a grace for the third");
+    recovery.handle_timeout(ms(22));
+    // What a has must be what b has, first of all.
+    let asked = requests(&mut recovery).pop();
+    assert!(matches!(&asked, Some(RecoveryRequest::Chain(n, _, Index(5))) if *n == node("b")), "{asked:?}");
+    recovery.handle_chain(ms(23), Index(5), Some(Chain(5)));
+    assert_eq!(copy(&mut recovery), ("b".to_owned(), "a".to_owned(), 5, 9));
+    assert_eq!(recovery.poll_timeout(), None, "nothing to wait for while a copy is under way");
+    recovery.handle_copied(ms(30), &node("a"), Index(9));
+    assert_eq!(seal(&recovery).at, end_at(9));
+    assert_eq!(holders(&recovery), ["a", "b"]);
+    assert!(seal(&recovery).settled() && seal(&recovery).recovery);
+}
+
+#[test]
+fn when_all_answer_there_is_no_grace() {
+    let mut recovery = of_three();
+    for name in ["a", "b", "c"] {
+        fenced(&mut recovery, 1, name, 5);
+    }
+    assert_eq!(holders(&recovery), ["a", "b", "c"]);
+}
+
+#[test]
+fn members_that_disagree_raise_an_alarm() {
+    let mut recovery = of_three();
+    fenced(&mut recovery, 1, "a", 5);
+    recovery.handle_fenced(ms(1), &node("b"), Ok(FenceOk { chain: Chain(99), ..holds(5) }));
+    recovery.handle_timeout(ms(30));
+    assert!(matches!(recovery.outcome(), Some(RecoveryOutcome::Alarm(_))), "{:?}", recovery.outcome());
+    let mut recovery = of_three();
+    fenced(&mut recovery, 1, "a", 5);
+    fenced(&mut recovery, 1, "b", 9);
+    recovery.handle_timeout(ms(30));
+    recovery.handle_chain(ms(31), Index(5), Some(Chain(99)));
+    assert!(matches!(recovery.outcome(), Some(RecoveryOutcome::Alarm(_))), "{:?}", recovery.outcome());
+}
+
+#[test]
+fn a_later_epoch_ends_it() {
+    let mut recovery = of_three();
+    recovery.handle_fenced(ms(1), &node("a"), Err(Refusal::Fenced { epoch: Epoch(9) }));
+    assert_eq!(recovery.outcome(), Some(&RecoveryOutcome::Fenced(Epoch(9))));
+}
+
+#[test]
+fn a_silent_member_is_asked_again_and_not_waited_for_beyond_the_bound() {
+    let mut recovery = takeover(&["a", "b"], 0, &[("a", 1), ("b", 1)]);
+    requests(&mut recovery);
+    fenced(&mut recovery, 1, "a", 5);
+    recovery.handle_silent(ms(2), &node("b"));
+    let mut asked = 0;
+    let mut now = ms(2);
+    while recovery.outcome().is_none() {
+        let next = recovery.poll_timeout().expect("it waits for something");
+        assert!(next > now, "a timer in the past: {next:?}");
+        now = next;
+        recovery.handle_timeout(now);
+        for _ in requests(&mut recovery) {
+            asked += 1;
+            recovery.handle_silent(now, &node("b"));
+        }
+    }
+    assert!(asked > 5 && now <= ms(2_200), "{asked} times until {now:?}");
+    assert_eq!(holders(&recovery), ["a"]);
+    assert!(!seal(&recovery).settled(), "the other one may hold more");
+}
+
+#[test]
+fn a_silent_third_member_does_not_disturb_a_copy() {
+    let mut recovery = of_three();
+    fenced(&mut recovery, 1, "a", 5);
+    fenced(&mut recovery, 1, "b", 0);
+    recovery.handle_timeout(ms(30));
+    recovery.handle_chain(ms(31), Index(0), Some(Chain(0)));
+    assert_eq!(copy(&mut recovery), ("a".to_owned(), "b".to_owned(), 0, 5));
+    recovery.handle_silent(ms(40), &node("c"));
+    assert_eq!(requests(&mut recovery), [], "the copy is still under way");
+    recovery.handle_copied(ms(9_000), &node("b"), Index(5));
+    assert_eq!(holders(&recovery), ["a", "b"]);
+}
+
+#[test]
+fn when_the_source_dies_the_end_is_found_anew() {
+    let mut recovery = of_three();
+    fenced(&mut recovery, 1, "a", 5);
+    fenced(&mut recovery, 1, "b", 9);
+    recovery.handle_timeout(ms(30));
+    recovery.handle_chain(ms(31), Index(5), Some(Chain(5)));
+    copy(&mut recovery);
+    recovery.handle_silent(ms(40), &node("b"));
+    assert_eq!(recovery.outcome(), None);
+    fenced(&mut recovery, 50, "c", 5);
+    recovery.handle_timeout(ms(80));
+    assert_eq!(seal(&recovery).at, end_at(5), "b's surplus was never acknowledged, for a and c lack it");
+    assert_eq!(holders(&recovery), ["a", "c"]);
+}
+
+#[test]
+fn a_target_that_keeps_failing_does_not_keep_it_for_ever() {
+    let mut recovery = takeover(&["a", "b"], 0, &[("a", 1), ("b", 1)]);
+    requests(&mut recovery);
+    fenced(&mut recovery, 1, "a", 5);
+    fenced(&mut recovery, 1, "b", 0);
+    recovery.handle_chain(ms(2), Index(0), Some(Chain(0)));
+    let mut now = ms(2);
+    while recovery.outcome().is_none() {
+        for request in requests(&mut recovery) {
+            match request {
+                RecoveryRequest::Copy { target, .. } => recovery.handle_silent(now, &target.0),
+                RecoveryRequest::Fence(name, _) => recovery.handle_fenced(now, &name, Ok(holds(0))),
+                RecoveryRequest::Chain(_, _, at) => recovery.handle_chain(now, at, Some(Chain(at.0.into()))),
+            }
+        }
+        if let Some(next) = recovery.poll_timeout() {
+            now = now.max(next);
+            recovery.handle_timeout(now);
+        }
+    }
+    assert!(now <= ms(2_300), "{now:?}");
+    assert_eq!(holders(&recovery), ["a"]);
+}
+
+#[test]
+fn a_copy_may_take_longer_than_the_bound() {
+    let mut recovery = takeover(&["a", "b"], 0, &[("a", 1), ("b", 1)]);
+    fenced(&mut recovery, 1, "a", 5);
+    fenced(&mut recovery, 1, "b", 0);
+    recovery.handle_chain(ms(2), Index(0), Some(Chain(0)));
+    copy(&mut recovery);
+    assert_eq!(recovery.poll_timeout(), None);
+    recovery.handle_timeout(ms(60_000));
+    assert_eq!(recovery.outcome(), None);
+    recovery.handle_copied(ms(60_001), &node("b"), Index(5));
+    assert!(seal(&recovery).settled());
+}
+
+#[test]
+fn a_member_that_answers_late_and_longer_moves_the_end_before_it_is_published() {
+    let mut recovery = of_three();
+    fenced(&mut recovery, 1, "a", 5);
+    fenced(&mut recovery, 1, "b", 0);
+    recovery.handle_timeout(ms(30));
+    recovery.handle_chain(ms(31), Index(0), Some(Chain(0)));
+    copy(&mut recovery);
+    fenced(&mut recovery, 35, "c", 7);
+    recovery.handle_copied(ms(40), &node("b"), Index(5));
+    let asked = requests(&mut recovery).pop();
+    assert!(matches!(&asked, Some(RecoveryRequest::Chain(n, _, _)) if *n == node("c") || *n == node("a")));
+    assert_eq!(recovery.outcome(), None, "what c has is checked before it counts");
+}
+
+#[test]
+fn moved_members_settle_an_end_with_one_holder() {
+    let mut recovery = takeover(&["a", "b"], 0, &[("a", 1), ("b", 2)]);
+    assert_eq!(requests(&mut recovery).len(), 1, "who has forgotten is not asked");
+    fenced(&mut recovery, 1, "a", 5);
+    let seal = seal(&recovery);
+    assert_eq!(seal.moved, [(node("b"), Revision(12))]);
+    assert!(seal.settled());
+}
+
+#[test]
+fn a_member_that_says_it_was_reborn_does_not_count() {
+    let mut recovery = of_three();
+    recovery.handle_fenced(ms(1), &node("c"), Err(Refusal::WrongIncarnation { current: Incarnation(2) }));
+    fenced(&mut recovery, 2, "a", 5);
+    assert_eq!(recovery.outcome(), None, "a alone is no fence quorum");
+    fenced(&mut recovery, 3, "b", 5);
+    assert_eq!(holders(&recovery), ["a", "b"], "and nobody is waited for");
+}
+
+#[test]
+fn an_answer_from_an_earlier_life_that_arrives_late_does_not_count() {
+    let mut recovery = of_three();
+    recovery.handle_nodes(ms(1), nodes(&[("a", 1), ("b", 1), ("c", 2)]));
+    fenced(&mut recovery, 2, "c", 9);
+    fenced(&mut recovery, 3, "a", 5);
+    recovery.handle_timeout(ms(60));
+    assert_eq!(recovery.outcome(), None, "a alone is no fence quorum");
+    fenced(&mut recovery, 61, "b", 5);
+    assert_eq!((seal(&recovery).at, holders(&recovery).len()), (end_at(5), 2));
+}
+
+#[test]
+fn a_stale_list_of_nodes_proves_no_loss() {
+    let mut recovery = takeover(&["a", "b"], 0, &[("a", 0), ("b", 0)]);
+    assert_eq!(requests(&mut recovery).len(), 2);
+    assert_eq!(recovery.outcome(), None);
+}
+
+#[test]
+fn two_of_three_that_forgot_are_a_loss() {
+    let recovery = takeover(&["a", "b", "c"], 0, &[("a", 1), ("b", 2), ("c", 2)]);
+    let moved = vec![node("b"), node("c")];
+    assert_eq!(recovery.outcome(), Some(&RecoveryOutcome::Lost { moved }));
+}
+
+#[test]
+fn the_end_is_never_below_what_is_archived() {
+    let mut recovery = takeover(&["a", "b", "c"], 8, &[("a", 1), ("b", 1), ("c", 1)]);
+    for (name, tail) in [("a", 5), ("b", 3), ("c", 0)] {
+        fenced(&mut recovery, 1, name, tail);
+    }
+    let seal = seal(&recovery);
+    assert_eq!((seal.at, seal.archived, seal.holders.len()), (end_at(8), Index(8), 0));
+    assert!(seal.settled());
+}
+
+#[test]
+fn a_copy_to_a_short_member_starts_at_what_is_archived() {
+    let mut recovery = takeover(&["a", "b"], 8, &[("a", 1), ("b", 1)]);
+    fenced(&mut recovery, 1, "a", 10);
+    fenced(&mut recovery, 1, "b", 3);
+    assert_eq!(copy(&mut recovery), ("a".to_owned(), "b".to_owned(), 8, 10));
+}
+
+#[test]
+fn a_record_with_too_few_members_is_an_alarm() {
+    let recovery = takeover(&["a"], 0, &[("a", 1)]);
+    assert!(matches!(recovery.outcome(), Some(RecoveryOutcome::Alarm(_))));
+}
