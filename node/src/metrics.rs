@@ -18,7 +18,7 @@ use std::time::Duration;
 const UPLOAD_SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /// Why appends and requests are refused, as a label.
-const REASONS: [&str; 12] = [
+const REASONS: [&str; 13] = [
     "wrong_incarnation",
     "fenced",
     "draining",
@@ -31,6 +31,7 @@ const REASONS: [&str; 12] = [
     "unavailable",
     "unknown",
     "invalid",
+    "superseded",
 ];
 
 struct Metrics {
@@ -149,6 +150,7 @@ fn reason(refusal: &Refusal) -> usize {
         Refusal::Unavailable(_) => 9,
         Refusal::Unknown(_) => 10,
         Refusal::Invalid(_) => 11,
+        Refusal::Superseded => 12,
     }
 }
 

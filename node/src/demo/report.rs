@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 
 /// How often a line of progress is printed where there is no terminal.
 const EVERY: Duration = Duration::from_secs(2);
-/// As many objects as are listed by name.
-const OBJECTS_LISTED: usize = 5;
 
 /// The demo's output.
 pub(super) struct Report {
@@ -33,8 +31,9 @@ impl Report {
         self.bar.line(&format!("{:>6.1} s  {what}", self.start.elapsed().as_secs_f64()));
     }
 
-    /// So much has been streamed, and is acknowledged below an offset.
-    pub(super) fn progress(&mut self, bytes: u64, acknowledged: u64) {
+    /// So much has been streamed, and is acknowledged below an offset; the latencies are those of the
+    /// writer's appends so far.
+    pub(super) fn progress(&mut self, bytes: u64, acknowledged: u64, latency: Option<&Histogram<u64>>) {
         self.bar.set(bytes);
         let (then, bytes_then, acknowledged_then) = self.last;
         let seconds = then.elapsed().as_secs_f64();
@@ -42,15 +41,17 @@ impl Report {
             return;
         }
         self.last = (Instant::now(), bytes, acknowledged);
-        if !self.terminal {
-            let rate = (bytes.saturating_sub(bytes_then) as f64 / seconds) as u64;
-            let appends = acknowledged.saturating_sub(acknowledged_then) as f64 / seconds;
-            self.step(&format!(
-                "{} streamed, {}/s, {appends:.0} appends/s acknowledged",
-                size(bytes),
-                size(rate)
-            ));
+        if self.terminal {
+            return;
         }
+        let rate = (bytes.saturating_sub(bytes_then) as f64 / seconds) as u64;
+        let appends = acknowledged.saturating_sub(acknowledged_then) as f64 / seconds;
+        let latency = latency.filter(|latency| !latency.is_empty()).map_or_else(String::new, |latency| {
+            let micros = |quantile| latency.value_at_quantile(quantile) as f64 / 1e3;
+            format!(", p50 {:.0} µs, p99 {:.0} µs", micros(0.5), micros(0.99))
+        });
+        let streamed = format!("{} streamed, {}/s", size(bytes), size(rate));
+        self.step(&format!("{streamed}, {appends:.0} appends/s acknowledged{latency}"));
     }
 
     /// Latencies of the appends of one writer.
@@ -90,14 +91,8 @@ impl Report {
     /// What lies in object storage.
     pub(super) fn objects(&mut self, objects: &[ListedPart]) {
         let bytes: u64 = objects.iter().map(|object| object.bytes).sum();
-        self.step(&format!(
-            "object storage has {} parts, {} in all; the largest:",
-            objects.len(),
-            size(bytes)
-        ));
-        let mut largest: Vec<&ListedPart> = objects.iter().collect();
-        largest.sort_by_key(|object| std::cmp::Reverse(object.bytes));
-        for object in largest.iter().take(OBJECTS_LISTED) {
+        self.step(&format!("object storage has {} parts, {} in all:", objects.len(), size(bytes)));
+        for object in objects {
             self.step(&format!("  {:>10}  {}", size(object.bytes), object.name));
         }
         self.rows.push(("objects", format!("{} ({})", objects.len(), size(bytes))));

@@ -8,7 +8,7 @@ use crate::logs::{Log, LogState};
 use crate::metrics;
 use bytes::{Buf, Bytes, BytesMut};
 use futures::future::Either;
-use piculet_client::transport::{FrameReader, RecvStream, SendStream};
+use piculet_client::transport::{FrameReader, ReadError, RecvStream, SendStream, WriteError};
 use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchVerifier};
 use piculet_quorum::ids::{Index, LogId, SegmentNumber, Timestamp};
 use piculet_quorum::replica::{Admission, Session, Unanswered};
@@ -36,9 +36,31 @@ pub(super) async fn serve(shared: &Shared, log: LogId, send: SendStream, frames:
         looked: u64::MAX,
         out: BytesMut::with_capacity(4096),
     };
-    let why = stream.run(send, receive, taken).await;
-    tracing::debug!(%log, %why, "a writer's stream has ended");
+    let mut send = send;
+    let ended = stream.run(&mut send, receive, taken).await;
+    if let Ended::Malformed(error) = &ended {
+        tracing::info!(%log, %error, "refused what is not a frame of a writer");
+        stream.tell_refused(SegmentNumber(u64::MAX), Refusal::Invalid(error.to_string()));
+        // Whether the client takes it is its own affair: the stream ends here.
+        if send.write_chunk(stream.out.split().freeze()).await.is_ok() {
+            super::finish(&mut send).await;
+        }
+    }
+    tracing::debug!(%log, why = %ended, "a writer's stream has ended");
     stream.close();
+}
+
+/// Why a stream of appends has ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("the client closed it")]
+    Closed,
+    #[error(transparent)]
+    Read(ReadError),
+    #[error("the client takes no answers: {0}")]
+    Write(WriteError),
+    #[error(transparent)]
+    Malformed(#[from] FrameError),
 }
 
 /// One stream of appends to one log.
@@ -98,10 +120,10 @@ enum Then {
 }
 
 impl Appends<'_> {
-    async fn run(&mut self, mut send: SendStream, mut receive: RecvStream, taken: Vec<Bytes>) -> String {
+    async fn run(&mut self, send: &mut SendStream, mut receive: RecvStream, taken: Vec<Bytes>) -> Ended {
         for chunk in taken {
             if let Err(error) = self.take(chunk).await {
-                return error.to_string();
+                return error.into();
             }
         }
         let mut chunks = [const { Bytes::new() }; CHUNKS_AT_ONCE];
@@ -120,7 +142,7 @@ impl Appends<'_> {
             if !self.out.is_empty()
                 && let Err(error) = send.write_chunk(self.out.split().freeze()).await
             {
-                return error.to_string();
+                return Ended::Write(error);
             }
             tokio::select! {
                 biased;
@@ -128,12 +150,12 @@ impl Appends<'_> {
                     Ok(Some(count)) => {
                         for chunk in &mut chunks[..count] {
                             if let Err(error) = self.take(std::mem::take(chunk)).await {
-                                return error.to_string();
+                                return error.into();
                             }
                         }
                     }
-                    Ok(None) => return "the client closed it".to_owned(),
-                    Err(error) => return error.to_string(),
+                    Ok(None) => return Ended::Closed,
+                    Err(error) => return Ended::Read(error),
                 },
                 () = changed => {}
             }
@@ -461,7 +483,7 @@ impl Appends<'_> {
             let refusal = if written_in.is_some_and(|written_in| epoch > written_in) {
                 Refusal::Fenced { epoch }
             } else {
-                Refusal::Invalid("another stream has opened the segment".to_owned())
+                Refusal::Superseded
             };
             self.tell_refused(segment, refusal);
         }

@@ -190,7 +190,7 @@ impl Replica {
         let held = self.segments.get(&number).ok_or(Refusal::NotHere)?;
         match held.appender {
             Some((current, _)) if current == session => Ok(held),
-            Some(_) => Err(Refusal::Invalid("another stream appends to this segment now".to_owned())),
+            Some(_) => Err(Refusal::Superseded),
             None if self.fence_epoch > held.record.epoch => Err(Refusal::Fenced { epoch: self.fence_epoch }),
             None => Err(Refusal::Invalid("this stream has not opened the segment".to_owned())),
         }

@@ -194,7 +194,7 @@ fn a_later_stream_ends_the_right_of_an_earlier_one() {
     let (second, tail) = open(&mut replica, 3, false).expect("the writer reconnects");
     assert_eq!(tail, 10, "it resends from there");
     assert_eq!(replica.ack(first, ZERO), None);
-    assert!(matches!(store(&mut replica, first, 10, 1), Err(Refusal::Invalid(_))));
+    assert!(matches!(store(&mut replica, first, 10, 1), Err(Refusal::Superseded)));
     store(&mut replica, second, 10, 1).expect("the stream in use");
     replica.close(first, ZERO);
     assert!(replica.may_append(second, ZERO), "closing the old one changes nothing");

@@ -47,3 +47,97 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     }
     Ok(message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Epoch, Incarnation, Index, LogId, LogName, Nonce, SegmentNumber};
+    use crate::limits::MESSAGE_BYTES_MAX;
+    use crate::meta::TxnOutcome;
+    use crate::wire::message::{Address, Hello, Open, Opened, Refusal, Refused, Request, Response};
+    use proptest::prelude::*;
+
+    fn hex<T: Serialize>(message: &T) -> String {
+        encode(message).expect("it is short").iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    const AT: Address =
+        Address { log: LogId(1), segment: SegmentNumber(2), epoch: Epoch(3), incarnation: Incarnation(4) };
+
+    /// The first byte is the variant's number: it is part of the wire format and never reused.
+    #[test]
+    fn the_bytes_of_requests_are_fixed() {
+        let name = || LogName::new("a").expect("a valid name");
+        let hello = Hello { version: "v".to_owned(), cluster: Some(Nonce(5)) };
+        let (log, segment) = (LogId(1), SegmentNumber(2));
+        for (request, bytes) in [
+            (
+                Request::Hello(hello),
+                "00017601203030303030303030303030303030303030303030303030303030303030303035",
+            ),
+            (Request::Nodes, "01"),
+            (Request::FindLog(name()), "020161"),
+            (Request::ListLogs { after: Some(name()), limit: 7 }, "0301016107"),
+            (Request::ViewLog { log, from: Some(segment) }, "04010102"),
+            (Request::Fence(AT), "0601020304"),
+            (Request::Fetch { at: AT, from: Index(5), to: Index(6) }, "07010203040506"),
+            (Request::Append(log), "0801"),
+            (Request::Subscribe { log, segment, from: Index(5) }, "09010205"),
+            (Request::Watermarks { log, segment }, "0a0102"),
+            (Request::Status, "0b"),
+        ] {
+            assert_eq!(hex(&request), bytes, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_answers_are_fixed() {
+        let numbered = [
+            Refusal::WrongIncarnation { current: Incarnation(1) },
+            Refusal::Fenced { epoch: Epoch(1) },
+            Refusal::Draining,
+            Refusal::OutOfOrder { tail: Index(1) },
+            Refusal::Sealed { end: Index(1) },
+            Refusal::Overloaded { bytes: 1 },
+            Refusal::Conflict { index: Index(1) },
+            Refusal::NotHere,
+            Refusal::WrongCluster { cluster: Nonce(1) },
+            Refusal::Unavailable(String::new()),
+            Refusal::Unknown(String::new()),
+            Refusal::Invalid(String::new()),
+            Refusal::Superseded,
+        ];
+        for (number, refusal) in numbered.into_iter().enumerate() {
+            assert_eq!(encode(&refusal).expect("it is short")[0] as usize, number, "{refusal:?}");
+        }
+        let opened =
+            Opened { segment: SegmentNumber(2), incarnation: Incarnation(4), tail: Index(6), held: Index(5) };
+        assert_eq!(hex(&opened), "02040605");
+        assert_eq!(hex(&Open { at: AT, repair: true }), "0102030401");
+        assert_eq!(hex(&Refused { segment: SegmentNumber(2), why: Refusal::Draining }), "0202");
+        assert_eq!(hex(&Response::Log(Some(LogId(1)))), "020101");
+        assert_eq!(hex(&Response::Outcome(TxnOutcome::Refused)), "0501");
+        assert_eq!(hex(&Response::Refused(Refusal::NotHere)), "0807");
+    }
+
+    #[test]
+    fn what_is_too_long_or_has_something_behind_it_is_refused() {
+        let long = Refusal::Invalid("x".repeat(MESSAGE_BYTES_MAX));
+        assert!(encode(&long).is_err());
+        assert!(decode::<Request>(&[1, 0]).is_err());
+        // A length of almost 2^64: without a limit it would be allocated.
+        assert!(decode::<Request>(&[2, 0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_message_or_an_error(bytes: Vec<u8>) {
+            if let Ok(request) = decode::<Request>(&bytes) {
+                let again = encode(&request).expect("what was decoded is short");
+                prop_assert_eq!(decode::<Request>(&again).expect("it is a message"), request);
+            }
+            // Only that it does not panic is of interest here.
+            drop(decode::<Response>(&bytes));
+        }
+    }
+}

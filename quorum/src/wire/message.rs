@@ -284,6 +284,9 @@ pub enum Refusal {
     /// The request makes no sense; sending it again will not help.
     #[error("refused: {0}")]
     Invalid(String),
+    /// Another stream has opened the segment since: the newest one appends.
+    #[error("another stream has opened the segment since")]
+    Superseded,
 }
 
 impl Address {

@@ -373,7 +373,8 @@ impl Writer {
         match refusal {
             Refusal::OutOfOrder { .. } => member.reopen(now),
             Refusal::Overloaded { .. } => member.pause(now.after(RETRY)),
-            Refusal::Unavailable(_) => member.retry(now.after(RETRY)),
+            // A stream of a connection that is gone may have been heard late.
+            Refusal::Unavailable(_) | Refusal::Superseded => member.retry(now.after(RETRY)),
             Refusal::Sealed { end: sealed } if end == Some(*sealed) => member.reopen(now),
             Refusal::Sealed { .. } => {
                 member.retry(now.after(REFRESH));

@@ -47,7 +47,7 @@ async fn appends_go_on_while_the_metadata_store_is_away() {
         appender.pump_more(200).await;
         let rolls = appender.writer().status().rolls;
         stage.etcd().pause().expect("it runs");
-        let (before, back) = (appender.ledger().len(), Instant::now() + Duration::from_secs(4));
+        let (before, back) = (appender.ledger().len(), Instant::now() + Duration::from_secs(7));
         while Instant::now() < back {
             appender.pump().await.expect("no append fails");
         }
