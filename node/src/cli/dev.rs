@@ -8,8 +8,9 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 etcd is looked for under PICULET_ETCD, in .tools (where `make setup` puts it) and on the PATH.
-Metadata, objects and certificates are kept in the directory, if one is given; the nodes' memory is
-not kept once all three have stopped, but what it held is archived before they do.")]
+Metadata, objects and certificates are kept in the directory, if one is given. The nodes' memory is
+not: what it holds is archived before they stop, but for the last entries of a writer that was
+killed and whose log nobody has taken over since; such a log cannot be taken over afterwards.")]
 pub(super) struct DevArgs {
     /// Where metadata, objects, certificates and logs are kept; a temporary directory unless given.
     #[arg(long, value_name = "DIR")]
