@@ -191,7 +191,18 @@ impl LogState {
                 if row.archived() >= local.row.archived() {
                     local.row = row;
                 }
-                local.buffer.free_below(index);
+                // A part of another member ends where a batch does, unless a writer has cut the same
+                // entries differently for different members: then a little more is kept.
+                if let Some(boundary) = local.buffer.floor_boundary(index) {
+                    local.buffer.free_below(boundary);
+                }
+                if self.replica.contradicted(number) {
+                    tracing::error!(
+                        log = %place.log, segment = %number,
+                        "the sealed end has another content than what is held here: the segment is not served \
+                         from here; keep this node running and report it"
+                    );
+                }
             }
         }
     }
@@ -256,8 +267,12 @@ impl Core {
 
     /// Takes in that a segment's record was gone at a revision.
     pub fn forget_segment(&self, at: StoreRevision, log: LogId, number: SegmentNumber) {
-        if let Some(slot) = self.logs.get(log) {
-            slot.lock().drop_segment(self, at, number);
+        let Some(slot) = self.logs.get(log) else { return };
+        let mut state = slot.lock();
+        // One that is not held may yet come, and one that was seen later is there.
+        if state.segments.get(&number).is_some_and(|local| local.seen_at <= at) {
+            state.drop_segment(self, at, number);
+            drop(state);
             slot.notify_changed();
         }
     }

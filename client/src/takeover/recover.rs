@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// A member that does not answer within this time is taken to be silent, for the moment.
-const SILENT: Duration = Duration::from_millis(500);
+const SILENT: Duration = Duration::from_millis(1500);
 /// How often the nodes are read while members are waited for.
 const REFRESH: Duration = Duration::from_secs(1);
 /// The machine's clock is not told the time more often than this.

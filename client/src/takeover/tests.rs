@@ -50,6 +50,19 @@ async fn a_new_log_is_taken_over_and_again() {
 }
 
 #[tokio::test]
+async fn an_append_and_a_flush_that_wait_for_the_same_entry_both_complete() {
+    let cluster = Cluster::start(&["a", "b", "c"]);
+    let (client, name) = cluster.client_and_log().await;
+    let writer = soon(client.take_over(&name)).await.unwrap();
+    for n in 0..50 {
+        let append = writer.append(n.to_string());
+        let (flush, other) = (writer.flush(), writer.flush());
+        let (offset, ..) = soon(async { tokio::try_join!(append, flush, other) }).await.unwrap();
+        assert_eq!(offset, Offset(n));
+    }
+}
+
+#[tokio::test]
 async fn lost_answers_and_lost_requests_change_nothing() {
     for (answers, requests) in [(1, 0), (0, 1), (2, 2), (3, 1)] {
         let cluster = Cluster::start(&["a", "b", "c"]);

@@ -97,10 +97,7 @@ impl LogWriter {
     /// # Errors
     /// As the futures of the appends.
     pub async fn flush(&self) -> Result<(), Error> {
-        match self.shared.last_append() {
-            Some(result) => Append { shared: Arc::clone(&self.shared), result: Ok(result) }.await.map(|_| ()),
-            None => Ok(()),
-        }
+        self.shared.flushed().await
     }
 
     /// Waits for every acknowledgement, seals the log's last segment and stops.

@@ -37,6 +37,8 @@ pub(super) struct Shared {
     pub(super) nodes: Notify,
     /// Told when there is room again, or the writer has stopped.
     room: Notify,
+    /// Told when more is acknowledged, or the writer has stopped.
+    committed: Notify,
 }
 
 /// Why no further append is acknowledged.
@@ -112,6 +114,7 @@ impl Shared {
             meta: Notify::new(),
             nodes: Notify::new(),
             room: Notify::new(),
+            committed: Notify::new(),
         }
     }
 
@@ -235,10 +238,24 @@ impl Shared {
         state.retained.entry(assigned.place.segment).or_default().push_back((header.end(), frame));
     }
 
-    /// The last offset taken, and itself again, if any was taken.
-    pub(super) fn last_append(&self) -> Option<(Offset, Offset)> {
-        let state = self.lock();
-        (state.next > state.committed).then(|| (state.next, Offset(state.next.0 - 1)))
+    /// Waits until everything taken before the call is acknowledged.
+    pub(super) async fn flushed(&self) -> Result<(), Error> {
+        let next = self.lock().next;
+        loop {
+            let notified = self.committed.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            {
+                let state = self.lock();
+                if state.committed >= next {
+                    return Ok(());
+                }
+                if let Some(stopped) = &state.stopped {
+                    return Err(stopped.error());
+                }
+            }
+            notified.await;
+        }
     }
 
     /// Whether the entry at `offset` is acknowledged; if that is not known yet, the task is woken
@@ -332,7 +349,10 @@ impl Shared {
         let mut wake_links = false;
         while let Some(event) = state.writer.poll_event() {
             match event {
-                WriterEvent::Committed(offset) => state.commit(offset),
+                WriterEvent::Committed(offset) => {
+                    state.commit(offset);
+                    self.committed.notify_waiters();
+                }
                 WriterEvent::Released(segment, below) => {
                     state.release(segment, below);
                     self.room.notify_waiters();
@@ -384,6 +404,7 @@ impl Shared {
             waker.wake();
         }
         self.room.notify_waiters();
+        self.committed.notify_waiters();
         self.wake_all(state);
     }
 }

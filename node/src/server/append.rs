@@ -454,6 +454,8 @@ impl Appends<'_> {
         }
         self.looked = version;
         let mut state = slot.lock();
+        // What is archived whole is not here any more, and nothing is left to be said of it.
+        self.sessions.retain(|segment, _| state.segments.contains_key(segment));
         let draining = self.shared.core.draining();
         let segments: Vec<SegmentNumber> = self.sessions.keys().copied().collect();
         for segment in segments {

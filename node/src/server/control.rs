@@ -6,8 +6,9 @@ use crate::metrics;
 use piculet_meta::MetaError;
 use piculet_quorum::ids::{LogId, LogName, NodeId, SegmentNumber};
 use piculet_quorum::limits::{LIST_PAGE, VIEW_SEGMENTS};
-use piculet_quorum::meta::{Key, LogView, Range, Record, SegmentState, SegmentView};
-use piculet_quorum::replica::Unanswered;
+use piculet_quorum::meta::seal::{SealOne, Unsound};
+use piculet_quorum::meta::{Key, LogView, Range, Record, SegmentState, SegmentView, Snapshot};
+use piculet_quorum::replica::{ChainAt, Unanswered};
 use piculet_quorum::wire::message::{
     Address, FenceOk, Hello, NodeView, Proposal, Refusal, Request, Response, Welcome,
 };
@@ -141,9 +142,16 @@ fn damaged(log: LogId, segment: SegmentNumber, first: piculet_quorum::ids::Index
 /// the proposal is sound, and true of the records that it names.
 async fn propose(shared: &Shared, proposal: &Proposal) -> Result<Response, Refusal> {
     let meta = &shared.core.meta;
+    let unsound = |unsound: Unsound| Refusal::Invalid(unsound.to_string());
+    proposal.check_range().map_err(unsound)?;
     let txn = proposal.txn();
     let keys: Vec<Key> = txn.compares.iter().map(|(key, _)| key.clone()).collect();
-    let now = meta.read(&keys, &[]).await.map_err(refusal)?;
+    let sealed = match proposal {
+        Proposal::Seal(seal) => seal.seal.as_ref(),
+        Proposal::Create(_) | Proposal::TakeOver(_) => None,
+    };
+    let parts = sealed.map(|one| Range::Parts(proposal.log(), one.segment));
+    let now = meta.read(&keys, parts.as_slice()).await.map_err(refusal)?;
     match proposal {
         Proposal::Create(_) => {}
         Proposal::TakeOver(takeover) => {
@@ -155,9 +163,30 @@ async fn propose(shared: &Shared, proposal: &Proposal) -> Result<Response, Refus
                 )));
             }
         }
-        Proposal::Seal(seal) => seal.check(&now).map_err(|unsound| Refusal::Invalid(unsound.to_string()))?,
+        Proposal::Seal(seal) => seal.check(&now).map_err(unsound)?,
+    }
+    if let Some(one) = sealed {
+        check_seal(shared, proposal.log(), one, &now)?;
     }
     meta.commit(&txn).await.map(Response::Outcome).map_err(refusal)
+}
+
+/// Checks a seal against the parts that there are, and against what this node holds itself.
+fn check_seal(shared: &Shared, log: LogId, one: &SealOne, now: &Snapshot) -> Result<(), Refusal> {
+    let archived = now.row(log, one.segment).map_err(|first| damaged(log, one.segment, first))?.archived();
+    if archived < one.archived {
+        let why = format!("segment {} is archived up to {archived}, not {}", one.segment, one.archived);
+        return Err(Refusal::Invalid(why));
+    }
+    let Some(slot) = shared.core.logs.get(log) else { return Ok(()) };
+    let here = slot.lock().segments.get(&one.segment).map(|local| local.buffer.chain_at(one.at.end));
+    match here {
+        Some(ChainAt::Boundary(chain)) if chain != one.at.chain => {
+            Err(Refusal::Conflict { index: one.at.end })
+        }
+        Some(ChainAt::Inside) => Err(Refusal::Conflict { index: one.at.end }),
+        _ => Ok(()),
+    }
 }
 
 /// Fences a segment held here; a fence is decided in `piculet_quorum::replica::fence`.

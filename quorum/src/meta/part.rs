@@ -1,6 +1,7 @@
-//! T3: record a part. The commit point of an upload is this transaction, not the PUT.
+//! T3: record a part. The commit point of an upload is this transaction, not the PUT. With the last
+//! one of a sealed segment the election of its uploader goes too.
 
-use super::{Key, PartRecord, Record, SegmentRecord, SegmentState, Txn, Versioned};
+use super::{Key, PartRecord, Record, SegmentRecord, SegmentState, Txn, Versioned, Write};
 use crate::ids::{Index, LogId, Revision, SegmentNumber};
 
 /// A part that lies in the store, to be recorded.
@@ -41,6 +42,7 @@ impl RecordPart {
             if self.part.at.end == seal.at.end {
                 let state = SegmentState::Archived(seal.at);
                 txn = txn.put(segment, Record::Segment(SegmentRecord { state, ..self.read.value.clone() }));
+                txn.writes.push(Write::Delete(Key::Flush(self.log, self.segment)));
             }
         }
         txn
@@ -61,5 +63,7 @@ pub fn mark_archived(
     }
     let key = Key::Segment(log, segment);
     let record = SegmentRecord { state: SegmentState::Archived(seal.at), ..read.value.clone() };
-    Some(Txn::default().when(key.clone(), read.revision).put(key, Record::Segment(record)))
+    let mut txn = Txn::default().when(key.clone(), read.revision).put(key, Record::Segment(record));
+    txn.writes.push(Write::Delete(Key::Flush(log, segment)));
+    Some(txn)
 }

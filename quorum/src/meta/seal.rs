@@ -341,6 +341,20 @@ mod tests {
     }
 
     #[test]
+    fn numbers_at_the_end_of_their_range_are_refused() {
+        use crate::wire::message::Proposal;
+        let range = |proposal: SealSegment| Proposal::Seal(Box::new(proposal)).check_range();
+        assert_eq!(range(proposal()), Ok(()));
+        assert!(range(edited(|p| seal(p).read.value.base = Offset(u64::MAX))).is_err());
+        assert!(range(edited(|p| p.read.value.next_segment = SegmentNumber(u64::MAX))).is_err());
+        assert!(range(edited(|p| seal(p).segment = SegmentNumber(u64::MAX))).is_err());
+        let mut read = proposal().read;
+        read.value.epoch = Epoch(u64::MAX);
+        let takeover = crate::meta::takeover::TakeOver { log: LogId(1), read, writer: Nonce(1) };
+        assert!(Proposal::TakeOver(takeover).check_range().is_err());
+    }
+
+    #[test]
     fn unsound_proposals_are_refused() {
         let mut now = Snapshot::default();
         let b = IncarnationRecord { incarnation: Incarnation(2), nonce: Nonce(5) };

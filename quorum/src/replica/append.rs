@@ -148,9 +148,8 @@ impl Replica {
     pub fn learn_commit(&mut self, session: Session, number: SegmentNumber, commit: Index) {
         let Some(held) = self.held_by(session, number) else { return };
         if held.appender.is_some_and(|(_, repair)| !repair) {
-            let capped = held.record.state.end().map_or(commit, |at| commit.min(at.end));
-            held.marks.commit = held.marks.commit.max(capped.min(held.marks.held));
-            held.marks.assert_sound();
+            held.heard = held.heard.max(commit);
+            held.apply_heard();
         }
     }
 
@@ -204,7 +203,15 @@ impl Held {
         if !repair {
             self.marks.writer_tail = index;
         }
+        self.apply_heard();
         self.settle();
+        self.marks.assert_sound();
+    }
+
+    /// Commits what the writer has told, as far as it is held; never beyond a known end.
+    fn apply_heard(&mut self) {
+        let capped = self.record.state.end().map_or(self.heard, |at| self.heard.min(at.end));
+        self.marks.commit = self.marks.commit.max(capped.min(self.marks.held));
         self.marks.assert_sound();
     }
 

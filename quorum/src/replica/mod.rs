@@ -50,6 +50,10 @@ struct Held {
     at_tail: BatchEnd,
     /// The stream that may append, if there is one, and whether what it appends are repairs.
     appender: Option<(Session, bool)>,
+    /// The largest commit mark that the writer has told, be it beyond what is held.
+    heard: Index,
+    /// Whether the sealed end has another chain than what is held here.
+    contradicted: bool,
 }
 
 /// Why a question to a replica has no answer yet, or a bad one.
@@ -102,9 +106,7 @@ impl Replica {
 
     /// Takes note of a segment as the metadata have it, and of how far it is archived. An older
     /// record than one learned before is ignored.
-    ///
-    /// # Panics
-    /// When the metadata contradict what the node holds: the chain at a known place is another.
+    /// A record that contradicts what is held makes the segment [`contradicted`](Self::contradicted).
     pub fn learn_segment(
         &mut self,
         number: SegmentNumber,
@@ -116,7 +118,8 @@ impl Replica {
         }
         self.learn_log(record.epoch);
         if matches!(record.state, SegmentState::Archived(_)) || self.dropped.contains(&number) {
-            self.drop_segment(number);
+            self.segments.remove(&number);
+            self.remember_dropped(number);
             return Learned::Drop;
         }
         let held = self.segments.entry(number).or_insert_with(|| Held {
@@ -125,6 +128,8 @@ impl Replica {
             marks: Marks::default(),
             at_tail: BatchEnd { chain: record.base_chain, last_timestamp: record.base_timestamp },
             appender: None,
+            heard: Index(0),
+            contradicted: false,
         });
         if held.record.state == SegmentState::Open {
             held.record.state = record.state.clone();
@@ -138,9 +143,22 @@ impl Replica {
         Learned::FreeBelow(held.marks.freed)
     }
 
-    /// Forgets a segment whose record has gone from the metadata.
+    /// Forgets a segment whose record has gone from the metadata. One that is not held has never
+    /// been there: its number may yet come.
     pub fn drop_segment(&mut self, number: SegmentNumber) {
-        self.segments.remove(&number);
+        if self.segments.remove(&number).is_some() {
+            self.remember_dropped(number);
+        }
+    }
+
+    /// Whether the metadata say that the segment ends with other content than what is held here: a
+    /// broken invariant somewhere. It is neither served nor uploaded from here any more.
+    #[must_use]
+    pub fn contradicted(&self, number: SegmentNumber) -> bool {
+        self.segments.get(&number).is_some_and(|held| held.contradicted)
+    }
+
+    fn remember_dropped(&mut self, number: SegmentNumber) {
         self.dropped.insert(number);
         if self.dropped.len() > DROPPED_MAX {
             self.dropped.pop_first();
@@ -192,7 +210,7 @@ impl Replica {
     /// The watermarks of a segment held here, as a reader is told them.
     #[must_use]
     pub fn mark(&self, number: SegmentNumber) -> Option<Mark> {
-        let held = self.segments.get(&number)?;
+        let held = self.segments.get(&number).filter(|held| !held.contradicted)?;
         Some(Mark {
             place: self.place(number)?,
             incarnation: self.incarnation,
@@ -210,6 +228,7 @@ impl Replica {
     pub fn uploadable(&self, number: SegmentNumber) -> Option<Index> {
         let held = self.segments.get(&number)?;
         Some(match &held.record.state {
+            _ if held.contradicted => held.archived.end,
             SegmentState::Open => held.marks.commit,
             SegmentState::Sealed(seal) if held.marks.held >= seal.at.end => seal.at.end,
             SegmentState::Sealed(seal) => held.marks.commit.min(seal.at.end),
@@ -233,11 +252,9 @@ impl Held {
     /// A settled end commits what lies below it; an end that is not settled commits nothing.
     fn settle(&mut self) {
         let Some(at) = self.record.state.end().copied() else { return };
-        if self.marks.tail == at.end {
-            assert_eq!(
-                self.at_tail.chain, at.chain,
-                "the sealed end has another chain than what is held here"
-            );
+        self.contradicted |= self.marks.tail == at.end && self.at_tail.chain != at.chain;
+        if self.contradicted {
+            return;
         }
         if self.record.settled() {
             self.marks.commit = self.marks.commit.max(at.end.min(self.marks.held));

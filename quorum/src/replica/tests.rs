@@ -259,8 +259,10 @@ fn commits_are_believed_as_far_as_they_are_held() {
     assert_eq!(marks(&replica).commit, Index(7));
     replica.learn_commit(session, ZERO, Index(3));
     assert_eq!(marks(&replica).commit, Index(7), "it never shrinks");
-    replica.learn_commit(session, ZERO, Index(99));
+    replica.learn_commit(session, ZERO, Index(12));
     assert_eq!(marks(&replica).commit, Index(10));
+    store(&mut replica, session, 10, 4).expect("the next batch");
+    assert_eq!(marks(&replica).commit, Index(12), "what was heard before is remembered");
 }
 
 #[test]
@@ -338,10 +340,21 @@ fn a_writer_does_not_jump() {
 }
 
 #[test]
-#[should_panic(expected = "another chain")]
-fn a_sealed_end_that_contradicts_the_buffer_stops_the_node() {
+fn a_sealed_end_that_contradicts_the_buffer_is_neither_served_nor_uploaded() {
     let (mut replica, _) = written(4);
     let end = SegmentEnd { chain: Chain(1), ..at(10) };
     let seal = Seal { at: end, by_epoch: Epoch(4), holders: vec![node("a")], settled: true };
     replica.learn_segment(ZERO, &record(SegmentState::Sealed(seal)), at(0));
+    assert!(replica.contradicted(ZERO));
+    assert_eq!(replica.mark(ZERO), None);
+    assert_eq!(replica.uploadable(ZERO), Some(Index(0)));
+    assert_eq!(marks(&replica).commit, Index(0));
+}
+
+#[test]
+fn a_segment_that_was_asked_for_before_it_exists_comes_all_the_same() {
+    let mut replica = Replica::new(node("a"), Incarnation(1), LOG);
+    replica.drop_segment(ZERO);
+    let record = record(SegmentState::Open);
+    assert_eq!(replica.learn_segment(ZERO, &record, record.start()), Learned::FreeBelow(Index(0)));
 }

@@ -6,7 +6,7 @@ use crate::ids::{
     Timestamp,
 };
 use crate::meta::create::CreateLog;
-use crate::meta::seal::SealSegment;
+use crate::meta::seal::{SealOne, SealSegment, Unsound};
 use crate::meta::takeover::TakeOver;
 use crate::meta::{LogView, NodeRecord, NodeState, TxnOutcome};
 use serde::{Deserialize, Serialize};
@@ -308,7 +308,25 @@ impl Proposal {
         }
     }
 
-    /// The transaction.
+    /// Checks what a client may have made up: numbers at the end of their range, from which nothing
+    /// can be counted on.
+    ///
+    /// # Errors
+    /// With what is wrong; there is no transaction then.
+    pub fn check_range(&self) -> Result<(), Unsound> {
+        let sane = match self {
+            Self::Create(_) => true,
+            Self::TakeOver(takeover) => takeover.read.value.epoch.0 < u64::MAX,
+            Self::Seal(seal) => {
+                let end = |one: &SealOne| one.read.value.base.0.checked_add(one.at.end.0).is_some();
+                seal.read.value.next_segment.0 < u64::MAX
+                    && seal.seal.as_ref().is_none_or(|one| end(one) && one.segment.0 < u64::MAX)
+            }
+        };
+        if sane { Ok(()) } else { Err(Unsound("a number in it is at the end of its range".to_owned())) }
+    }
+
+    /// The transaction. [`check_range`](Self::check_range) comes first.
     #[must_use]
     pub fn txn(&self) -> crate::meta::Txn {
         match self {

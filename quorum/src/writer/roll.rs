@@ -110,7 +110,8 @@ impl Writer {
             return;
         }
         let frozen = self.segments.iter().any(Segment::draining);
-        let closing = self.closing();
+        // A segment that holds appends already is created all the same, and closed after that.
+        let closing = self.closing() && self.segments.back().is_some_and(|newest| newest.record.is_some());
         let next = if closing { Some(Vec::new()) } else { self.choose_ensemble() };
         let Some(next) = next else {
             // Too few nodes can be reached; one that comes back is noticed at once.

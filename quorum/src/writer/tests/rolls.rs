@@ -151,6 +151,17 @@ fn close_while_rolling_closes_the_segment_that_follows() {
     assert_eq!(bench.writer.committed(), Offset(3));
 }
 
+#[test]
+fn close_during_a_roll_that_is_refused_still_sends_what_waits_for_the_next_segment() {
+    let (mut bench, _) = rolling();
+    bench.answer(MetaReply::Outcome(TxnOutcome::Refused));
+    bench.writer.close(bench.now);
+    bench.hold = false;
+    bench.answer(MetaReply::View(Box::new(bench.view(None))));
+    assert_eq!(bench.events.last(), Some(&WriterEvent::Closed));
+    assert_eq!(bench.writer.committed(), Offset(3));
+}
+
 /// A bench whose segment was sealed with one holder, for the two others are gone.
 fn one_holder() -> Bench {
     let mut bench = bench_with(&["a", "b", "c"], &["d", "e"], WriterOptions::default());
