@@ -431,7 +431,8 @@ mod tests {
         cluster.stop_node(0).await.expect("it ends");
         assert!(!alive(pids[0]));
         assert!(matches!(cluster.stop_node(7).await, Err(LocalError::Node { .. })));
-        cluster.stop().await.expect("all end");
+        let error = cluster.stop().await.expect_err("these know no good order").to_string();
+        assert!(error.contains("node-2") && error.contains("ended badly"), "{error}");
         assert!(!alive(pids[2]) && !buffers.exists());
     }
 
