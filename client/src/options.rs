@@ -1,6 +1,7 @@
 //! Settings of a client.
 
 use crate::transport::{Identity, TransportOptions};
+use piculet_quorum::limits::HOLDER_BYTES_MAX;
 use piculet_quorum::recovery::RecoveryOptions;
 use piculet_quorum::writer::WriterOptions;
 use std::time::Duration;
@@ -11,6 +12,9 @@ pub struct ClientOptions {
     /// Addresses of nodes, each `host:port` or `[ipv6]:port`: any of them, the others are found
     /// through these. At least one.
     pub nodes: Vec<String>,
+    /// Who writes, for people to read: what others are told who find a log taken by a writer of this
+    /// client. At most 128 bytes are kept. Default: host name and process id.
+    pub name: String,
     /// Who we are and whom we trust.
     pub identity: Identity,
     /// Settings of the connections.
@@ -38,6 +42,7 @@ impl ClientOptions {
     pub fn new(nodes: Vec<String>, identity: Identity) -> Self {
         Self {
             nodes,
+            name: default_name(),
             identity,
             transport: TransportOptions::default(),
             writer: WriterOptions::default(),
@@ -48,4 +53,19 @@ impl ClientOptions {
             read_ahead: 64 << 20,
         }
     }
+}
+
+impl ClientOptions {
+    /// The name, cut to what a record takes.
+    pub(crate) fn holder(&self) -> String {
+        self.name[..self.name.floor_char_boundary(HOLDER_BYTES_MAX)].to_owned()
+    }
+}
+
+/// Host name and process id.
+fn default_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim();
+    let host = if host.is_empty() { "an unknown host" } else { host };
+    format!("process {} on {host}", std::process::id())
 }

@@ -117,10 +117,12 @@ mod tests {
             name: name.clone(),
             epoch: Epoch(2),
             writer: Nonce(0xfe),
+            holder: Some("process 7 on a".to_owned()),
             next_segment: SegmentNumber(5),
             next_base: Offset(u64::MAX),
             chain: Chain(1),
             last_timestamp: Timestamp(6),
+            deleted: Some(Timestamp(8)),
         };
         let node_record = NodeRecord {
             memory: Incarnation(4),
@@ -150,7 +152,7 @@ mod tests {
             simple(
                 Key::Log(log),
                 Record::Log(log_record),
-                r#"{"name":"orders/eu","epoch":2,"writer":"000000000000000000000000000000fe","next_segment":5,"next_base":18446744073709551615,"chain":"00000000000000000000000000000001","last_timestamp":6}"#,
+                r#"{"name":"orders/eu","epoch":2,"writer":"000000000000000000000000000000fe","holder":"process 7 on a","next_segment":5,"next_base":18446744073709551615,"chain":"00000000000000000000000000000001","last_timestamp":6,"deleted":8}"#,
             ),
             simple(
                 Key::Config(log),

@@ -164,10 +164,10 @@ impl Writer {
         applied(meta, &CreateLog { name, log, durability: Level::Memory }.txn()).await;
         let key = Key::Log(log);
         let read = meta.read(std::slice::from_ref(&key), &[]).await.unwrap().log(&key).unwrap();
-        applied(meta, &TakeOver { log, read, writer: Nonce(7) }.txn()).await;
+        applied(meta, &TakeOver { log, read, writer: Nonce(7), holder: "fixture".to_owned() }.txn()).await;
         let read = meta.read(std::slice::from_ref(&key), &[]).await.unwrap().log(&key).unwrap();
         let ensemble = members.iter().map(|(core, life)| (core.member(), life.revision)).collect();
-        let create = Some(CreateOne { level: Level::Memory, ensemble });
+        let create = Some(CreateOne { level: Level::Memory, ensemble, holder: Some("fixture".to_owned()) });
         applied(meta, &SealSegment { log, read, seal: None, create }.txn()).await;
         Self {
             meta: meta.clone(),
@@ -190,7 +190,7 @@ impl Writer {
     pub(crate) fn append(&mut self, members: &[(&Core, Session)], len: usize) -> Index {
         let (mut builder, mut body) = (BatchBuilder::new(self.before), Vec::new());
         let payload: Vec<u8> = (0..len as u64).map(|at| (at * 7 + self.next.0) as u8).collect();
-        builder.push(&payload, Timestamp(self.next.0), &mut body);
+        builder.push(&[], &payload, Timestamp(self.next.0), &mut body);
         let header = builder.header(self.next, body.len());
         for (core, session) in members {
             self.store(core, *session, &header, &body, builder.end());

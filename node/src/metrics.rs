@@ -18,7 +18,7 @@ use std::time::Duration;
 const UPLOAD_SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /// Why appends and requests are refused, as a label.
-const REASONS: [&str; 13] = [
+const REASONS: [&str; 14] = [
     "wrong_incarnation",
     "fenced",
     "draining",
@@ -32,6 +32,7 @@ const REASONS: [&str; 13] = [
     "unknown",
     "invalid",
     "superseded",
+    "deleted",
 ];
 
 struct Metrics {
@@ -151,6 +152,7 @@ fn reason(refusal: &Refusal) -> usize {
         Refusal::Unknown(_) => 10,
         Refusal::Invalid(_) => 11,
         Refusal::Superseded => 12,
+        Refusal::Deleted => 13,
     }
 }
 

@@ -200,11 +200,18 @@ impl BatchBuilder {
         Self { count: 0, first_chain: before.chain, end: before }
     }
 
-    /// Adds an entry: writes its header and payload to `body` by means of `put`.
-    pub fn push(&mut self, payload: &[u8], timestamp: Timestamp, body: &mut impl bytes::BufMut) {
+    /// Adds an entry with these encoded headers to `body`.
+    pub fn push(
+        &mut self,
+        headers: &[u8],
+        payload: &[u8],
+        timestamp: Timestamp,
+        body: &mut impl bytes::BufMut,
+    ) {
         assert!(timestamp >= self.end.last_timestamp, "timestamps never decrease");
-        let header = EntryHeader::of(payload, timestamp).encode();
+        let header = EntryHeader::of(headers, payload, timestamp).encode();
         body.put_slice(&header);
+        body.put_slice(headers);
         body.put_slice(payload);
         self.count += 1;
         self.end = BatchEnd { chain: self.end.chain.extended(&header), last_timestamp: timestamp };
@@ -308,7 +315,7 @@ impl BatchVerifier {
             return Err(BatchError::Backwards { at: self.seen, found: header.timestamp, before });
         }
         let crc = crc32c::crc32c(&self.entry_header[4..]);
-        self.entry = Some((header, crc, header.payload_len as usize));
+        self.entry = Some((header, crc, header.body_len()));
         Ok(())
     }
 
@@ -350,7 +357,7 @@ mod tests {
     fn batch(payloads: &[&[u8]]) -> (BatchHeader, Vec<u8>, BatchEnd) {
         let (mut builder, mut body) = (BatchBuilder::new(BEFORE), Vec::new());
         for (i, payload) in payloads.iter().enumerate() {
-            builder.push(payload, Timestamp(10 + i as u64), &mut body);
+            builder.push(&[], payload, Timestamp(10 + i as u64), &mut body);
         }
         (builder.header(Index(100), body.len()), body, builder.end())
     }

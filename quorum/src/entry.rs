@@ -2,17 +2,17 @@
 //!
 //! | bytes | field |
 //! |---|---|
-//! | 0..4 | CRC32C of all that follows: bytes 4..24 and the payload |
+//! | 0..4 | CRC32C of all that follows: bytes 4..24, the headers and the payload |
 //! | 4..8 | length of the payload |
 //! | 8..16 | timestamp, milliseconds since the Unix epoch |
-//! | 16..20 | length of the entry's headers; 0 in this version |
+//! | 16..20 | length of the encoded headers, as `headers` describes them |
 //! | 20..24 | flags; 0 in this version |
-//! | 24.. | payload |
+//! | 24.. | the encoded headers, then the payload |
 //!
 //! All numbers are little-endian.
 
 use crate::ids::{Chain, Timestamp};
-use crate::limits::ENTRY_BYTES_MAX;
+use crate::limits::{ENTRY_BYTES_MAX, HEADERS_BYTES_MAX};
 
 /// Length of an entry's header.
 pub const ENTRY_HEADER_BYTES: usize = 24;
@@ -20,10 +20,12 @@ pub const ENTRY_HEADER_BYTES: usize = 24;
 /// The header of one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EntryHeader {
-    /// CRC32C of the rest of the header and of the payload.
+    /// CRC32C of the rest of this header, of the encoded headers and of the payload.
     pub crc: u32,
     /// Length of the payload.
     pub payload_len: u32,
+    /// Length of the encoded headers.
+    pub headers_len: u32,
     /// When the writer took the entry.
     pub timestamp: Timestamp,
 }
@@ -31,34 +33,47 @@ pub struct EntryHeader {
 /// Why bytes are not an entry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
-    /// The payload is longer than an entry may be.
+    /// Payload and headers are longer than an entry may be.
     #[error("an entry of {len} bytes is longer than the {ENTRY_BYTES_MAX} allowed")]
     TooLong {
+        /// The length that the header gives.
+        len: u64,
+    },
+    /// The headers are longer than they may be.
+    #[error("entry headers of {len} bytes are longer than the {HEADERS_BYTES_MAX} allowed")]
+    HeadersTooLong {
         /// The length that the header gives.
         len: u32,
     },
     /// The header uses something that this version does not know.
-    #[error("entry header uses {headers_len} header bytes and flags {flags:#x}; this version knows neither")]
-    Unknown {
-        /// The length of the entry's own headers.
-        headers_len: u32,
+    #[error("entry header has flags {flags:#x}; this version knows none")]
+    Flags {
         /// The flags.
         flags: u32,
     },
 }
 
 impl EntryHeader {
-    /// The header of `payload`.
+    /// The header of an entry with these encoded headers and this payload.
     ///
     /// # Panics
-    /// If the payload is longer than [`ENTRY_BYTES_MAX`]; the caller has checked.
+    /// If they are longer than [`HEADERS_BYTES_MAX`], or together longer than [`ENTRY_BYTES_MAX`];
+    /// the caller has checked.
     #[must_use]
-    pub fn of(payload: &[u8], timestamp: Timestamp) -> Self {
-        assert!(payload.len() <= ENTRY_BYTES_MAX, "an entry of {} bytes", payload.len());
-        let mut header = Self { crc: 0, payload_len: payload.len() as u32, timestamp };
+    pub fn of(headers: &[u8], payload: &[u8], timestamp: Timestamp) -> Self {
+        let len = headers.len() + payload.len();
+        assert!(headers.len() <= HEADERS_BYTES_MAX && len <= ENTRY_BYTES_MAX, "an entry of {len} bytes");
+        let (payload_len, headers_len) = (payload.len() as u32, headers.len() as u32);
+        let mut header = Self { crc: 0, payload_len, headers_len, timestamp };
         let fields = crc32c::crc32c(&header.encode()[4..]);
-        header.crc = crc32c::crc32c_append(fields, payload);
+        header.crc = crc32c::crc32c_append(crc32c::crc32c_append(fields, headers), payload);
         header
+    }
+
+    /// Length of what follows the header: the encoded headers and the payload.
+    #[must_use]
+    pub fn body_len(&self) -> usize {
+        self.headers_len as usize + self.payload_len as usize
     }
 
     /// The header as bytes.
@@ -68,6 +83,7 @@ impl EntryHeader {
         out[0..4].copy_from_slice(&self.crc.to_le_bytes());
         out[4..8].copy_from_slice(&self.payload_len.to_le_bytes());
         out[8..16].copy_from_slice(&self.timestamp.0.to_le_bytes());
+        out[16..20].copy_from_slice(&self.headers_len.to_le_bytes());
         out
     }
 
@@ -76,21 +92,24 @@ impl EntryHeader {
     /// # Errors
     /// When it names an impossible length or something that this version does not know.
     pub fn decode(bytes: &[u8; ENTRY_HEADER_BYTES]) -> Result<Self, EntryError> {
-        let (headers_len, flags) = (u32_at(bytes, 16), u32_at(bytes, 20));
-        if headers_len != 0 || flags != 0 {
-            return Err(EntryError::Unknown { headers_len, flags });
+        let (payload_len, headers_len, flags) = (u32_at(bytes, 4), u32_at(bytes, 16), u32_at(bytes, 20));
+        if flags != 0 {
+            return Err(EntryError::Flags { flags });
         }
-        let len = u32_at(bytes, 4);
-        if len as usize > ENTRY_BYTES_MAX {
+        if headers_len as usize > HEADERS_BYTES_MAX {
+            return Err(EntryError::HeadersTooLong { len: headers_len });
+        }
+        let len = u64::from(payload_len) + u64::from(headers_len);
+        if len > ENTRY_BYTES_MAX as u64 {
             return Err(EntryError::TooLong { len });
         }
-        Ok(Self { crc: u32_at(bytes, 0), payload_len: len, timestamp: Timestamp(u64_at(bytes, 8)) })
+        Ok(Self { crc: u32_at(bytes, 0), payload_len, headers_len, timestamp: Timestamp(u64_at(bytes, 8)) })
     }
 }
 
 impl Chain {
-    /// The chain after an entry whose header has these bytes. The header holds the CRC of the
-    /// payload, so the chain covers that too.
+    /// The chain after an entry whose header has these bytes. The header holds the CRC of
+    /// what follows it, so the chain covers that too.
     #[must_use]
     pub fn extended(self, header: &[u8; ENTRY_HEADER_BYTES]) -> Self {
         let mut input = [0; 16 + ENTRY_HEADER_BYTES];

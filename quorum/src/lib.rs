@@ -10,6 +10,7 @@ pub mod batch;
 pub mod cursor;
 pub mod entry;
 pub mod glossary;
+pub mod headers;
 pub mod ids;
 pub mod limits;
 pub mod meta;

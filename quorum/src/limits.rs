@@ -2,8 +2,10 @@
 
 use crate::time::Span;
 
-/// Largest payload of one entry, in bytes.
+/// Largest entry, in bytes: its payload and its encoded headers.
 pub const ENTRY_BYTES_MAX: usize = 16 << 20;
+/// Largest encoded headers of one entry, in bytes.
+pub const HEADERS_BYTES_MAX: usize = 64 << 10;
 /// Largest encoded batch (its header and all its entries with theirs), in bytes: the largest entry
 /// and its header fit.
 pub const BATCH_BYTES_MAX: usize = ENTRY_BYTES_MAX + 4096;
@@ -11,6 +13,8 @@ pub const BATCH_BYTES_MAX: usize = ENTRY_BYTES_MAX + 4096;
 pub const BATCH_ENTRIES_MAX: usize = 65_536;
 /// Size that a writer lets a batch of separate appends grow to before it starts the next, in bytes.
 pub const BATCH_BYTES_TARGET: usize = 256 << 10;
+/// Longest description of who writes a log, in bytes.
+pub const HOLDER_BYTES_MAX: usize = 128;
 /// Largest control message, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Largest piece of data that a node sends to a reader in one frame, in bytes.
@@ -38,6 +42,10 @@ pub const RETRANSMIT_BYTES: usize = 64 << 20;
 pub const SEGMENT_BYTES: u64 = 1 << 30;
 /// A segment is rolled when it is this old.
 pub const SEGMENT_AGE: Span = Span::secs(600);
+/// A writer parks when everything is archived and nothing was appended for this long.
+pub const IDLE_AFTER: Span = Span::secs(60);
+/// A writer is taken to be gone when enough members have not had its stream for this long.
+pub const WRITER_TIMEOUT: Span = Span::secs(5);
 /// A takeover waits this long for the members beyond its fence quorum.
 pub const RECOVERY_GRACE: Span = Span::millis(20);
 /// A takeover waits this long for a silent member that it could copy to.
@@ -56,7 +64,7 @@ pub const COMMIT_DELAY: Span = Span(100);
 pub const PART_BYTES_MAX: u64 = 64 << 20;
 
 const _: () = {
-    assert!(BATCH_BYTES_MAX > ENTRY_BYTES_MAX);
+    assert!(BATCH_BYTES_MAX > ENTRY_BYTES_MAX && HEADERS_BYTES_MAX < ENTRY_BYTES_MAX);
     assert!(BATCH_BYTES_TARGET < BATCH_BYTES_MAX);
     assert!(RETRANSMIT_BYTES > 2 * BATCH_BYTES_MAX, "the largest batch always fits the budget");
     assert!(MESSAGE_BYTES_MAX < BATCH_BYTES_MAX);

@@ -97,7 +97,7 @@ pub(crate) fn sample(
     let before = BatchEnd { chain: Chain(5), last_timestamp: Timestamp(1_700_000_000_000) };
     let (mut builder, mut body) = (BatchBuilder::new(before), Vec::new());
     for payload in payloads {
-        builder.push(payload, before.last_timestamp, &mut body);
+        builder.push(&[], payload, before.last_timestamp, &mut body);
     }
     let batch = builder.header(Index(0), body.len());
     let bytes = [&batch.encode(&place)[..], &body].concat();

@@ -36,7 +36,7 @@ impl Batches {
         for (i, length) in (0..).zip(lengths) {
             let seed = self.next.0 * 31 + i;
             let payload: Vec<u8> = (0..*length as u64).map(|at| (seed * 7 + at) as u8).collect();
-            builder.push(&payload, Timestamp(self.before.last_timestamp.0 + i), &mut body);
+            builder.push(&[], &payload, Timestamp(self.before.last_timestamp.0 + i), &mut body);
         }
         let header = builder.header(self.next, body.len());
         let bytes = Bytes::from([&header.encode(&self.place)[..], &body].concat());

@@ -111,7 +111,7 @@ impl Sequence {
         let mut entries = Vec::with_capacity(header.count as usize);
         let (mut index, mut at) = (header.first, BATCH_HEADER_BYTES);
         let result = verifier.feed(&batch[BATCH_HEADER_BYTES..], |entry| {
-            let payload = at + ENTRY_HEADER_BYTES;
+            let payload = at + ENTRY_HEADER_BYTES + entry.headers_len as usize;
             at = payload + entry.payload_len as usize;
             if index >= self.at.index {
                 let offset = Offset::of(self.base, index);

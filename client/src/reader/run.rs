@@ -223,7 +223,7 @@ impl Reading {
 
 fn check_trim(view: &LogView, number: SegmentNumber) -> Result<(), Error> {
     if view.first_segment > number {
-        return Err(Error::Trimmed { trim_offset: view.trim_offset });
+        return Err(Error::Trimmed { trim_offset: view.trim_offset() });
     }
     Ok(())
 }

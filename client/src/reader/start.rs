@@ -63,10 +63,10 @@ pub(super) async fn plan(
     let (at, floor) = match (start, tail) {
         (Start::Latest, Some(tail)) => (tail.at, Offset(0)),
         (Start::Latest, None) => unreachable!("the tail is looked for whenever it is where to begin"),
-        (Start::Earliest, _) => (locate(pool, &view, view.trim_offset, true).await?, view.trim_offset),
+        (Start::Earliest, _) => (locate(pool, &view, view.trim_offset(), true).await?, view.trim_offset()),
         (Start::Offset(offset), tail) => {
-            if offset < view.trim_offset {
-                return Err(Error::Trimmed { trim_offset: view.trim_offset });
+            if offset < view.trim_offset() {
+                return Err(Error::Trimmed { trim_offset: view.trim_offset() });
             }
             let at = match tail {
                 Some(tail) if offset > tail.offset => {

@@ -17,7 +17,8 @@ impl Takeover<'_> {
         let mut view = self.pool.view(self.log, None).await?;
         for _ in 0..ATTEMPTS {
             // A fresh value for every attempt: an older one that lands late is not taken for it.
-            let takeover = TakeOver { log: self.log, read: view.record.clone(), writer: nonce()? };
+            let holder = self.options.holder();
+            let takeover = TakeOver { log: self.log, read: view.record.clone(), writer: nonce()?, holder };
             let outcome = self.settle(Proposal::TakeOver(takeover.clone())).await?;
             if let TxnOutcome::Applied(_) = outcome {
                 return Ok(takeover.record());

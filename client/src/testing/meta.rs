@@ -152,9 +152,9 @@ impl Meta {
         let from = from.unwrap_or(newest_two).max(first);
         let numbers = (from.0..next.0).take(self.page).map(SegmentNumber);
         let segments = numbers.filter_map(|number| Some((number, self.segment(log, number)?))).collect();
-        let trim_offset = self.snapshot.trim(&Key::Trim(log))?.value.trim_offset;
+        let trim = self.snapshot.trim(&Key::Trim(log))?;
         let durability = Level::default();
-        Some(LogView { log, record, durability, trim_offset, first_segment: first, segments })
+        Some(LogView { log, record, durability, trim, first_segment: first, segments })
     }
 
     pub(crate) fn segment(&self, log: LogId, number: SegmentNumber) -> Option<SegmentView> {

@@ -200,7 +200,7 @@ impl Shared {
             OpenBatch { builder: BatchBuilder::new(*end), bytes }
         });
         for payload in payloads {
-            batch.builder.push(payload.as_ref(), timestamp, &mut batch.bytes);
+            batch.builder.push(&[], payload.as_ref(), timestamp, &mut batch.bytes);
         }
         *end = batch.builder.end();
         let first = state.next;
@@ -368,6 +368,9 @@ impl Shared {
                     wake_links = true;
                 }
                 WriterEvent::Fenced(epoch) => self.stop(state, Stopped::Fenced(epoch)),
+                WriterEvent::Deleted => {
+                    self.stop(state, Stopped::Broken("the log has been deleted".to_owned()))
+                }
                 WriterEvent::Closed => self.stop(state, Stopped::Closed),
                 WriterEvent::Broken(why) => self.stop(state, Stopped::Broken(why)),
             }

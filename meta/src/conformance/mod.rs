@@ -40,6 +40,7 @@ macro_rules! conformance_suite {
         $crate::conformance_suite! { @each $subject,
             a_log_lives,
             a_log_is_created_once,
+            a_deleted_log_goes_step_by_step,
             a_roll_seals_and_creates,
             a_life_of_a_buffer_is_taken_by_compare_and_swap,
             one_of_racing_transactions_wins,

@@ -7,11 +7,12 @@ use piculet_quorum::ids::{
 };
 use piculet_quorum::limits::TXN_OPS_MAX;
 use piculet_quorum::meta::create::CreateLog;
+use piculet_quorum::meta::delete::{DeleteLog, delete_segment_of_deleted, delete_tombstone};
 use piculet_quorum::meta::part::{RecordPart, mark_archived};
 use piculet_quorum::meta::register::{name_cluster, next_life};
 use piculet_quorum::meta::seal::{CreateOne, SealOne, SealSegment};
 use piculet_quorum::meta::takeover::TakeOver;
-use piculet_quorum::meta::trim::{delete_first_segment, raise_trim};
+use piculet_quorum::meta::trim::{TrimLog, delete_first_segment};
 use piculet_quorum::meta::{
     Key, LogRecord, Member, PartRecord, Range, SegmentEnd, SegmentRecord, SegmentState, Txn, TxnOutcome,
     Versioned, Write,
@@ -94,8 +95,8 @@ async fn open_log(store: &dyn Metadata) -> Vec<(Member, Revision)> {
     guarded(store, CreateLog { name: log_name("orders/eu"), log: LOG, durability: Level::Memory }.txn())
         .await;
     let read = log_record(store).await;
-    guarded(store, TakeOver { log: LOG, read, writer: Nonce(11) }.txn()).await;
-    let create = CreateOne { level: Level::Memory, ensemble: members.clone() };
+    guarded(store, TakeOver { log: LOG, read, writer: Nonce(11), holder: "a".to_owned() }.txn()).await;
+    let create = CreateOne { level: Level::Memory, ensemble: members.clone(), holder: None };
     let read = log_record(store).await;
     guarded(store, SealSegment { log: LOG, read, seal: None, create: Some(create) }.txn()).await;
     assert_eq!(segment(store, 0).await.value.state, SegmentState::Open);
@@ -123,7 +124,8 @@ pub async fn a_log_lives(subject: &dyn Subject) {
     let part = record_part(store, Some((0, part)), 10, 30).await;
 
     let read_log = log_record(store).await;
-    guarded(store, TakeOver { log: LOG, read: read_log, writer: Nonce(12) }.txn()).await;
+    guarded(store, TakeOver { log: LOG, read: read_log, writer: Nonce(12), holder: "b".to_owned() }.txn())
+        .await;
     let seal = SealOne {
         segment: first(),
         read: segment(store, 0).await,
@@ -133,7 +135,7 @@ pub async fn a_log_lives(subject: &dyn Subject) {
         archived: Index(30),
         recovery: true,
     };
-    let create = Some(CreateOne { level: Level::Memory, ensemble: members.clone() });
+    let create = Some(CreateOne { level: Level::Memory, ensemble: members.clone(), holder: None });
     let read_log = log_record(store).await;
     guarded(store, SealSegment { log: LOG, read: read_log, seal: Some(seal), create }.txn()).await;
     assert_eq!(segment(store, 1).await.value.base, Offset(50));
@@ -144,7 +146,7 @@ pub async fn a_log_lives(subject: &dyn Subject) {
     assert_eq!(now.row(LOG, first()).expect("the row is sound").archived(), Index(50));
 
     let trim = now.trim(&Key::Trim(LOG)).expect("the log has a trim record");
-    guarded(store, raise_trim(LOG, &trim, Offset(50)).expect("it is raised")).await;
+    guarded(store, TrimLog { log: LOG, read: trim, to: Offset(50) }.txn()).await;
     let now = everything(store).await;
     let (from, trim) = (now.first(&Key::First(LOG)), now.trim(&Key::Trim(LOG)));
     let (from, trim) = (from.expect("there is one"), trim.expect("there is one"));
@@ -153,6 +155,33 @@ pub async fn a_log_lives(subject: &dyn Subject) {
     let left = everything(store).await.records;
     assert!(!left.keys().any(|key| Range::Parts(LOG, first()).contains(key)), "its parts are gone");
     assert!(left.contains_key(&Key::Segment(LOG, SegmentNumber(1))), "the next segment is still there");
+}
+
+/// A deleted log: its name is free, its segments go whatever state they are in, the tombstone last.
+pub async fn a_deleted_log_goes_step_by_step(subject: &dyn Subject) {
+    let store = subject.store();
+    open_log(store).await;
+    let name = log_name("orders/eu");
+    let living = log_record(store).await;
+    let from = async || everything(store).await.first(&Key::First(LOG)).expect("there is one");
+    assert!(delete_segment_of_deleted(LOG, &living, &from().await, &segment(store, 0).await).is_none());
+    let delete = DeleteLog { log: LOG, read: living, writer: Nonce(20), at: Timestamp(9) };
+    guarded(store, delete.txn()).await;
+    assert_eq!(read(store, &[Key::Name(name.clone())], &[]).await.records.len(), 0, "the name is free");
+    let tombstone = log_record(store).await;
+    assert_eq!(tombstone.value, delete.record());
+    let again = CreateLog { name, log: LogId(8), durability: Level::Memory };
+    guarded(store, again.txn()).await;
+
+    assert!(delete_tombstone(LOG, &tombstone, &from().await).is_none(), "it has a segment yet");
+    let segments = delete_segment_of_deleted(LOG, &tombstone, &from().await, &segment(store, 0).await);
+    guarded(store, segments.expect("it is deleted")).await;
+    guarded(store, delete_tombstone(LOG, &tombstone, &from().await).expect("nothing is left")).await;
+    let left = everything(store).await.records;
+    let of_log =
+        [Key::Log(LOG), Key::Config(LOG), Key::Trim(LOG), Key::First(LOG), Key::Segment(LOG, first())];
+    assert!(of_log.iter().all(|key| !left.contains_key(key)), "{left:?}");
+    assert!(left.contains_key(&Key::Log(LogId(8))), "the log that has the name now is untouched");
 }
 
 /// T0: a name that is taken, or an id that is, creates nothing of a second log.
@@ -180,7 +209,7 @@ pub async fn a_roll_seals_and_creates(subject: &dyn Subject) {
         archived: Index(0),
         recovery: false,
     };
-    let create = Some(CreateOne { level: Level::Memory, ensemble: members[1..].to_vec() });
+    let create = Some(CreateOne { level: Level::Memory, ensemble: members[1..].to_vec(), holder: None });
     let read = log_record(store).await;
     let roll = SealSegment { log: LOG, read, seal: Some(seal), create };
     // A holder that is reborn between the read and the transaction refuses it.
@@ -194,7 +223,8 @@ pub async fn a_roll_seals_and_creates(subject: &dyn Subject) {
     let mut roll = roll;
     let seal = roll.seal.as_mut().expect("it seals");
     seal.holders = holders(&members[..2]);
-    roll.create = Some(CreateOne { level: Level::Memory, ensemble: members.iter().map(again).collect() });
+    roll.create =
+        Some(CreateOne { level: Level::Memory, ensemble: members.iter().map(again).collect(), holder: None });
     guarded(store, roll.txn()).await;
 
     let read = segment(store, 0).await;
@@ -226,7 +256,12 @@ pub async fn one_of_racing_transactions_wins(subject: &dyn Subject) {
     for round in 0..10_u128 {
         let read = log_record(store).await;
         let racers: Vec<TakeOver> = (0..8)
-            .map(|racer| TakeOver { log: LOG, read: read.clone(), writer: Nonce(round * 8 + racer) })
+            .map(|racer| TakeOver {
+                log: LOG,
+                read: read.clone(),
+                writer: Nonce(round * 8 + racer),
+                holder: "c".to_owned(),
+            })
             .collect();
         let txns: Vec<Txn> = racers.iter().map(TakeOver::txn).collect();
         let outcomes = futures::future::join_all(txns.iter().map(|txn| commit(store, txn))).await;

@@ -63,7 +63,7 @@ fn describe(log: &LogDescription) {
     println!("durability  {}", log.durability);
     println!("epoch       {}", record.epoch);
     println!("next base   {} (where the next segment starts)", record.next_base);
-    println!("trimmed to  {}", log.trim_offset);
+    println!("trimmed to  {}", log.trim_offset());
     println!("segments    {}", log.segments.len());
     println!();
     println!(

@@ -6,7 +6,9 @@ use crate::metrics;
 use piculet_meta::MetaError;
 use piculet_quorum::ids::{LogId, LogName, NodeId, SegmentNumber};
 use piculet_quorum::limits::{LIST_PAGE, VIEW_SEGMENTS};
+use piculet_quorum::meta::delete::DeleteLog;
 use piculet_quorum::meta::seal::{SealOne, Unsound};
+use piculet_quorum::meta::takeover::TakeOver;
 use piculet_quorum::meta::{Key, LogView, Range, Record, SegmentState, SegmentView, Snapshot};
 use piculet_quorum::replica::{ChainAt, Unanswered};
 use piculet_quorum::wire::message::{
@@ -28,6 +30,7 @@ pub(super) async fn answer(shared: &Shared, request: Request) -> Result<Response
         Request::Propose(proposal) => propose(shared, &proposal).await,
         Request::Fence(at) => fence(shared, &at).await.map(Response::Fenced),
         Request::Status => Ok(Response::Status(shared.core.status())),
+        Request::WriterSeen { .. } => Err(Refusal::NotHere),
         Request::Fetch { .. }
         | Request::Append(_)
         | Request::Subscribe { .. }
@@ -128,9 +131,11 @@ async fn view(
             )));
         }
     };
-    let trim_offset = snapshot.trim(&keys[2]).map(|trim| trim.value.trim_offset).unwrap_or_default();
+    let Some(trim) = snapshot.trim(&keys[2]) else {
+        return Err(Refusal::Unavailable(format!("metadata are damaged: log {log} has no trim record")));
+    };
     let first_segment = snapshot.first(&keys[3]).map(|first| first.value.first_segment).unwrap_or_default();
-    Ok(Some(Box::new(LogView { log, record, durability, trim_offset, first_segment, segments })))
+    Ok(Some(Box::new(LogView { log, record, durability, trim, first_segment, segments })))
 }
 
 fn damaged(log: LogId, segment: SegmentNumber, first: piculet_quorum::ids::Index) -> Refusal {
@@ -148,19 +153,24 @@ async fn propose(shared: &Shared, proposal: &Proposal) -> Result<Response, Refus
     let keys: Vec<Key> = txn.compares.iter().map(|(key, _)| key.clone()).collect();
     let sealed = match proposal {
         Proposal::Seal(seal) => seal.seal.as_ref(),
-        Proposal::Create(_) | Proposal::TakeOver(_) => None,
+        Proposal::Create(_) | Proposal::TakeOver(_) | Proposal::Trim(_) | Proposal::Delete(_) => None,
     };
     let parts = sealed.map(|one| Range::Parts(proposal.log(), one.segment));
     let now = meta.read(&keys, parts.as_slice()).await.map_err(refusal)?;
     match proposal {
         Proposal::Create(_) => {}
-        Proposal::TakeOver(takeover) => {
-            let current = now.log(&Key::Log(takeover.log));
-            if current.is_some_and(|log| log.revision == takeover.read.revision && log != takeover.read) {
-                return Err(Refusal::Invalid(format!(
-                    "the record of log {} is not as proposed",
-                    takeover.log
-                )));
+        Proposal::TakeOver(TakeOver { log, read, .. }) | Proposal::Delete(DeleteLog { log, read, .. }) => {
+            let current = now.log(&Key::Log(*log));
+            if current.is_some_and(|log| log.revision == read.revision && log != *read) {
+                return Err(Refusal::Invalid(format!("the record of log {log} is not as proposed")));
+            }
+        }
+        Proposal::Trim(trim) => {
+            let current = now.trim(&Key::Trim(trim.log));
+            let quoted = current.is_none_or(|now| now.revision != trim.read.revision || now == trim.read);
+            if !quoted || trim.to <= trim.read.value.trim_offset {
+                let why = format!("log {} is trimmed up to {}", trim.log, trim.read.value.trim_offset);
+                return Err(Refusal::Invalid(format!("{why}: trimming it up to {} is not sound", trim.to)));
             }
         }
         Proposal::Seal(seal) => seal.check(&now).map_err(unsound)?,

@@ -23,10 +23,12 @@ impl CreateLog {
             name: self.name.clone(),
             epoch: Epoch(0),
             writer: Nonce(0),
+            holder: None,
             next_segment: SegmentNumber(0),
             next_base: Offset(0),
             chain: Chain(0),
             last_timestamp: Timestamp(0),
+            deleted: None,
         };
         Txn::default()
             .when(Key::Name(self.name.clone()), Revision(0))

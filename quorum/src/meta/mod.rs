@@ -7,6 +7,7 @@
 //! | T2 seal a segment and open the next, T2c open one | [`seal`] |
 //! | T3 record a part | [`part`] |
 //! | T4 trim, T5 delete what was trimmed | [`trim`] |
+//! | delete a log | [`delete`] |
 //! | a node's start | [`register`] |
 
 mod key;
@@ -14,6 +15,7 @@ mod record;
 mod txn;
 
 pub mod create;
+pub mod delete;
 pub mod part;
 pub mod register;
 pub mod seal;

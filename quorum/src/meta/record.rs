@@ -104,6 +104,9 @@ pub struct LogRecord {
     pub epoch: Epoch,
     /// The value of the takeover that made this epoch.
     pub writer: Nonce,
+    /// Who writes, for people to read; none when the writer has closed or parked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
     /// Number of the segment that will be created next.
     pub next_segment: SegmentNumber,
     /// Offset at which it will start: the end of the last sealed segment.
@@ -112,6 +115,10 @@ pub struct LogRecord {
     pub chain: Chain,
     /// Timestamp of the entry before that offset.
     pub last_timestamp: Timestamp,
+    /// When the log was deleted, by the clock of whoever did: a tombstone. Its segments are being
+    /// deleted, or will be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted: Option<Timestamp>,
 }
 
 /// A log's settings.

@@ -48,6 +48,8 @@ pub struct CreateOne {
     pub level: Level,
     /// Its members, with the revision of their incarnation record.
     pub ensemble: Vec<(Member, Revision)>,
+    /// Who writes it, for people to read.
+    pub holder: Option<String>,
 }
 
 /// Why a proposal is refused before it is tried.
@@ -87,6 +89,7 @@ impl SealSegment {
             log.chain = seal.at.chain;
             log.last_timestamp = seal.at.last_timestamp;
         }
+        log.holder = self.create.as_ref().and_then(|create| create.holder.clone());
         let created = self.create.as_ref().map(|create| {
             let number = log.next_segment;
             log.next_segment = number.plus(1);
@@ -256,10 +259,12 @@ mod tests {
             name: LogName::new("l").expect("a valid name"),
             epoch: Epoch(2),
             writer: Nonce(1),
+            holder: None,
             next_segment: SegmentNumber(4),
             next_base: Offset(100),
             chain: Chain(1),
             last_timestamp: Timestamp(0),
+            deleted: None,
         };
         SealSegment {
             log: LogId(7),
@@ -276,6 +281,7 @@ mod tests {
             create: Some(CreateOne {
                 level: Level::Memory,
                 ensemble: ensemble.into_iter().zip(1..).map(|(member, at)| (member, Revision(at))).collect(),
+                holder: Some("me".to_owned()),
             }),
         }
     }
@@ -350,7 +356,8 @@ mod tests {
         assert!(range(edited(|p| seal(p).segment = SegmentNumber(u64::MAX))).is_err());
         let mut read = proposal().read;
         read.value.epoch = Epoch(u64::MAX);
-        let takeover = crate::meta::takeover::TakeOver { log: LogId(1), read, writer: Nonce(1) };
+        let takeover =
+            crate::meta::takeover::TakeOver { log: LogId(1), read, writer: Nonce(1), holder: String::new() };
         assert!(Proposal::TakeOver(takeover).check_range().is_err());
     }
 

@@ -13,13 +13,20 @@ pub struct TakeOver {
     pub read: Versioned<LogRecord>,
     /// A fresh value: the takeover is mine if it is in the record.
     pub writer: Nonce,
+    /// Who takes it over, for people to read.
+    pub holder: String,
 }
 
 impl TakeOver {
     /// The record that the takeover makes.
     #[must_use]
     pub fn record(&self) -> LogRecord {
-        LogRecord { epoch: self.read.value.epoch.plus(1), writer: self.writer, ..self.read.value.clone() }
+        LogRecord {
+            epoch: self.read.value.epoch.plus(1),
+            writer: self.writer,
+            holder: Some(self.holder.clone()),
+            ..self.read.value.clone()
+        }
     }
 
     /// The transaction: the record must be as it was read.

@@ -1,19 +1,29 @@
 //! T4: raise a log's trim offset. T5: delete its first segment, when it lies wholly below.
 
-use super::{
-    FirstRecord, Key, Range, Record, SegmentRecord, SegmentState, TrimRecord, Txn, Versioned, Write,
-};
+use super::delete::without_segment;
+use super::{FirstRecord, Key, Record, SegmentRecord, SegmentState, TrimRecord, Txn, Versioned};
 use crate::ids::{LogId, Offset};
+use serde::{Deserialize, Serialize};
 
-/// T4: `None` when the log is trimmed that far already. The caller has made sure that `to` is not
-/// above the visible tail.
-#[must_use]
-pub fn raise_trim(log: LogId, read: &Versioned<TrimRecord>, to: Offset) -> Option<Txn> {
-    let key = Key::Trim(log);
-    (to > read.value.trim_offset).then(|| {
-        let record = Record::Trim(TrimRecord { trim_offset: to });
-        Txn::default().when(key.clone(), read.revision).put(key, record)
-    })
+/// T4. Whoever proposes it has made sure that `to` is not above the visible tail.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TrimLog {
+    /// The log.
+    pub log: LogId,
+    /// Its trim record as it was read.
+    pub read: Versioned<TrimRecord>,
+    /// Entries below this offset are no longer wanted. Above the one that was read.
+    pub to: Offset,
+}
+
+impl TrimLog {
+    /// The transaction: the record must be as it was read.
+    #[must_use]
+    pub fn txn(&self) -> Txn {
+        let key = Key::Trim(self.log);
+        let record = Record::Trim(TrimRecord { trim_offset: self.to });
+        Txn::default().when(key.clone(), self.read.revision).put(key, record)
+    }
 }
 
 /// T5: `None` unless the first segment is archived and wholly below the trim offset. Its objects
@@ -30,13 +40,9 @@ pub fn delete_first_segment(
         return None;
     }
     let number = first.value.first_segment;
-    let raised = Record::First(FirstRecord { first_segment: number.plus(1) });
-    let mut txn = Txn::default()
+    let txn = Txn::default()
         .when(Key::First(log), first.revision)
         .when(Key::Trim(log), trim.revision)
-        .when(Key::Segment(log, number), segment.revision)
-        .put(Key::First(log), raised);
-    txn.writes.push(Write::Delete(Key::Segment(log, number)));
-    txn.writes.push(Write::DeleteRange(Range::Parts(log, number)));
-    Some(txn)
+        .when(Key::Segment(log, number), segment.revision);
+    Some(without_segment(txn, log, number))
 }

@@ -1,7 +1,7 @@
 //! What a read of the metadata shows.
 
 use super::key::Key;
-use super::record::{LogRecord, Record, SegmentEnd, SegmentRecord, Versioned};
+use super::record::{LogRecord, Record, SegmentEnd, SegmentRecord, TrimRecord, Versioned};
 use crate::ids::{Index, LogId, Offset, Revision, SegmentNumber};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -63,7 +63,7 @@ impl Snapshot {
     }
     getter! {
         /// The trim record under `key`, if there is one.
-        trim, Trim, super::record::TrimRecord
+        trim, Trim, TrimRecord
     }
 
     /// The unbroken row of a segment's parts, from index 0.
@@ -128,8 +128,8 @@ pub struct LogView {
     pub record: Versioned<LogRecord>,
     /// Durability of its next segments.
     pub durability: crate::ids::Level,
-    /// Entries below it are no longer wanted.
-    pub trim_offset: Offset,
+    /// How far it is trimmed.
+    pub trim: Versioned<TrimRecord>,
     /// The first segment that there is.
     pub first_segment: SegmentNumber,
     /// The segments asked for.
@@ -137,6 +137,12 @@ pub struct LogView {
 }
 
 impl LogView {
+    /// Entries below it are no longer wanted.
+    #[must_use]
+    pub fn trim_offset(&self) -> Offset {
+        self.trim.value.trim_offset
+    }
+
     /// The newest segment, when it is still open.
     #[must_use]
     pub fn open_segment(&self) -> Option<(SegmentNumber, &SegmentView)> {

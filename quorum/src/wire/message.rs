@@ -5,9 +5,12 @@ use crate::ids::{
     Chain, Epoch, Incarnation, Index, Level, LogId, LogName, NodeId, Nonce, Revision, SegmentNumber,
     Timestamp,
 };
+use crate::limits::HOLDER_BYTES_MAX;
 use crate::meta::create::CreateLog;
+use crate::meta::delete::DeleteLog;
 use crate::meta::seal::{SealOne, SealSegment, Unsound};
 use crate::meta::takeover::TakeOver;
+use crate::meta::trim::TrimLog;
 use crate::meta::{LogView, NodeRecord, NodeState, TxnOutcome};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -68,6 +71,13 @@ pub enum Request {
     },
     /// How the node is; answered with [`Response::Status`].
     Status,
+    /// Whether a segment's writer is still there; answered with [`Response::WriterSeen`].
+    WriterSeen {
+        /// The log.
+        log: LogId,
+        /// The segment.
+        segment: SegmentNumber,
+    },
 }
 
 /// Answer to a [`Request`].
@@ -91,6 +101,22 @@ pub enum Response {
     Status(Status),
     /// The request is refused.
     Refused(Refusal),
+    /// To [`Request::WriterSeen`].
+    WriterSeen(WriterSeen),
+}
+
+/// What a member of a segment has seen of its writer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct WriterSeen {
+    /// The life of the buffer that speaks.
+    pub incarnation: Incarnation,
+    /// The epoch of the log, as far as the member knows.
+    pub epoch: Epoch,
+    /// For how long, in milliseconds, the member has had no stream of appends to the segment in
+    /// that segment's own epoch, counted from when it learned of the segment; none while it has one.
+    pub gone_ms: Option<u64>,
+    /// Who has or had the stream: the name in its certificate and its address.
+    pub peer: Option<String>,
 }
 
 /// Who a client is.
@@ -140,6 +166,10 @@ pub enum Proposal {
     TakeOver(TakeOver),
     /// T2 and T2c.
     Seal(Box<SealSegment>),
+    /// T4.
+    Trim(TrimLog),
+    /// A tombstone.
+    Delete(DeleteLog),
 }
 
 /// A segment of a log at one member, in the asker's epoch.
@@ -287,6 +317,9 @@ pub enum Refusal {
     /// Another stream has opened the segment since: the newest one appends.
     #[error("another stream has opened the segment since")]
     Superseded,
+    /// The log has been deleted.
+    #[error("the log has been deleted")]
+    Deleted,
 }
 
 impl Address {
@@ -305,25 +338,36 @@ impl Proposal {
             Self::Create(create) => create.log,
             Self::TakeOver(takeover) => takeover.log,
             Self::Seal(seal) => seal.log,
+            Self::Trim(trim) => trim.log,
+            Self::Delete(delete) => delete.log,
         }
     }
 
     /// Checks what a client may have made up: numbers at the end of their range, from which nothing
-    /// can be counted on.
+    /// can be counted on, and texts without end.
     ///
     /// # Errors
     /// With what is wrong; there is no transaction then.
     pub fn check_range(&self) -> Result<(), Unsound> {
         let sane = match self {
-            Self::Create(_) => true,
-            Self::TakeOver(takeover) => takeover.read.value.epoch.0 < u64::MAX,
+            Self::Create(_) | Self::Trim(_) => true,
+            Self::Delete(delete) => delete.read.value.epoch.0 < u64::MAX,
+            Self::TakeOver(takeover) => {
+                takeover.read.value.epoch.0 < u64::MAX && takeover.holder.len() <= HOLDER_BYTES_MAX
+            }
             Self::Seal(seal) => {
                 let end = |one: &SealOne| one.read.value.base.0.checked_add(one.at.end.0).is_some();
+                let holder = seal.create.as_ref().and_then(|create| create.holder.as_ref());
                 seal.read.value.next_segment.0 < u64::MAX
+                    && holder.is_none_or(|holder| holder.len() <= HOLDER_BYTES_MAX)
                     && seal.seal.as_ref().is_none_or(|one| end(one) && one.segment.0 < u64::MAX)
             }
         };
-        if sane { Ok(()) } else { Err(Unsound("a number in it is at the end of its range".to_owned())) }
+        if sane {
+            return Ok(());
+        }
+        let why = "a number in it is at the end of its range, or the name of who asks is too long";
+        Err(Unsound(why.to_owned()))
     }
 
     /// The transaction. [`check_range`](Self::check_range) comes first.
@@ -333,6 +377,8 @@ impl Proposal {
             Self::Create(create) => create.txn(),
             Self::TakeOver(takeover) => takeover.txn(),
             Self::Seal(seal) => seal.txn(),
+            Self::Trim(trim) => trim.txn(),
+            Self::Delete(delete) => delete.txn(),
         }
     }
 }

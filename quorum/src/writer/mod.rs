@@ -66,6 +66,8 @@ pub struct Writer {
     options: WriterOptions,
     log: LogId,
     level: Level,
+    /// Who writes, for people to read.
+    holder: Option<String>,
     /// The log's record as this writer's last transaction left it.
     record: Versioned<LogRecord>,
     /// From the oldest segment that is not done with to the one that indices are given out in.
@@ -131,6 +133,8 @@ pub enum WriterEvent {
     Opened(SegmentNumber, Vec<NodeId>),
     /// A later epoch has taken over: what is not committed has an unknown outcome.
     Fenced(Epoch),
+    /// The log has been deleted: nothing that is not committed is wanted any more.
+    Deleted,
     /// The writer has closed: everything is committed and the last segment sealed.
     Closed,
     /// The metadata contradict what this writer did: it stops rather than doing damage.
@@ -164,6 +168,7 @@ impl Writer {
             options,
             log,
             level,
+            holder: record.value.holder.clone(),
             segments: VecDeque::from([Segment::created(now, number, segment)]),
             record,
             links: BTreeMap::new(),
@@ -365,6 +370,9 @@ impl Writer {
             && *epoch > mine
         {
             return self.stop(WriterEvent::Fenced(*epoch));
+        }
+        if *refusal == Refusal::Deleted {
+            return self.stop(WriterEvent::Deleted);
         }
         let Some(segment) = self.segment(number) else { return };
         let end = segment.end.map(|at| at.end);

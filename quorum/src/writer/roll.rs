@@ -174,7 +174,11 @@ impl Writer {
                 archived,
                 recovery: false,
             }),
-            create: (!next.is_empty()).then(|| CreateOne { level: self.level, ensemble: next.clone() }),
+            create: (!next.is_empty()).then(|| CreateOne {
+                level: self.level,
+                ensemble: next.clone(),
+                holder: self.holder.clone(),
+            }),
         });
         self.ask(MetaRequest::Propose(Proposal::Seal(proposal.clone())));
         self.roll = Roll::Proposing { proposal, again: None };
@@ -244,7 +248,8 @@ impl Writer {
     pub(super) fn view_arrived(&mut self, now: Time, view: &LogView) {
         let record = &view.record.value;
         if record.writer != self.record.value.writer || record.epoch != self.record.value.epoch {
-            return self.stop(WriterEvent::Fenced(record.epoch));
+            let deleted = record.deleted.is_some();
+            return self.stop(if deleted { WriterEvent::Deleted } else { WriterEvent::Fenced(record.epoch) });
         }
         for (number, seen) in &view.segments {
             if let Some(segment) = self.segment(*number) {

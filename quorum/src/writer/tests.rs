@@ -60,10 +60,12 @@ fn log_record() -> LogRecord {
         name: LogName::new("l").expect("a valid name"),
         epoch: Epoch(3),
         writer: Nonce(1),
+        holder: None,
         next_segment: ONE,
         next_base: Offset(0),
         chain: Chain(0),
         last_timestamp: Timestamp(0),
+        deleted: None,
     }
 }
 
@@ -291,7 +293,7 @@ impl Bench {
             log: LOG,
             record,
             durability: Level::Memory,
-            trim_offset: Offset(0),
+            trim: Versioned { revision: Revision(1), value: crate::meta::TrimRecord::default() },
             first_segment: ZERO,
             segments,
         }

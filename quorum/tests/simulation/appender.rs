@@ -196,6 +196,7 @@ impl World {
             }
             WriterEvent::MemberLost(..) => self.run.lost_members += 1,
             WriterEvent::Opened(..) => self.run.rolls += 1,
+            WriterEvent::Deleted => panic!("nobody deletes the log"),
             WriterEvent::Fenced(_) => {
                 self.run.fenced += 1;
                 self.end_client(me);

@@ -1,7 +1,7 @@
 //! The metadata store: interprets transactions as etcd does.
 
 use crate::events::Known;
-use piculet_quorum::ids::{LogId, LogName, Offset, Revision, SegmentNumber};
+use piculet_quorum::ids::{LogId, LogName, Revision, SegmentNumber};
 use piculet_quorum::meta::create::CreateLog;
 use piculet_quorum::meta::{
     Key, LogRecord, LogView, PartRow, Range, Record, SegmentEnd, SegmentRecord, SegmentState, SegmentView,
@@ -121,7 +121,7 @@ impl Store {
         LogView {
             log: LOG,
             durability: piculet_quorum::ids::Level::Memory,
-            trim_offset: Offset(0),
+            trim: Versioned { revision: Revision(1), value: piculet_quorum::meta::TrimRecord::default() },
             first_segment: SegmentNumber(0),
             segments: segments.collect(),
             record,

@@ -105,7 +105,7 @@ impl World {
                     None => self.end_client(me),
                 }
             }
-            other @ Proposal::Create(_) => panic!("nobody proposed {other:?}"),
+            other => panic!("nobody proposed {other:?}"),
         }
     }
 
@@ -137,7 +137,12 @@ impl World {
             return self.end_client(me);
         }
         if !mine {
-            let take = Proposal::TakeOver(TakeOver { log: LOG, read: view.record, writer });
+            let take = Proposal::TakeOver(TakeOver {
+                log: LOG,
+                read: view.record,
+                writer,
+                holder: "taker".to_owned(),
+            });
             takeover.proposal = Some(take.clone());
             return self.ask_meta(me, Meta::Propose(Box::new(take)));
         }
@@ -190,7 +195,8 @@ impl World {
             return self.wake_at(me, Some(at));
         }
         let read = takeover.mine.clone().expect("the epoch is this client's");
-        let create = (!park).then_some(CreateOne { level: Level::Memory, ensemble });
+        let create =
+            (!park).then_some(CreateOne { level: Level::Memory, ensemble, holder: Some("taker".to_owned()) });
         let proposal = Proposal::Seal(Box::new(SealSegment { log: LOG, read, seal, create }));
         takeover.recovery = None;
         takeover.proposal = Some(proposal.clone());

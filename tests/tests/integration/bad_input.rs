@@ -202,14 +202,14 @@ type Forgery<'a> = &'a dyn Fn(&Place) -> Vec<u8>;
 fn forged() -> Vec<u8> {
     let before = BatchEnd { chain: Chain(1), last_timestamp: Timestamp(1) };
     let (mut builder, mut body) = (BatchBuilder::new(before), Vec::new());
-    builder.push(b"forged", Timestamp(u64::MAX >> 1), &mut body);
+    builder.push(&[], b"forged", Timestamp(u64::MAX >> 1), &mut body);
     body
 }
 
 /// The header of an entry that is one byte too long.
 fn oversized_header() -> [u8; ENTRY_HEADER_BYTES] {
     let payload_len = ENTRY_BYTES_MAX as u32 + 1;
-    EntryHeader { crc: 0, payload_len, timestamp: Timestamp(u64::MAX >> 1) }.encode()
+    EntryHeader { crc: 0, payload_len, headers_len: 0, timestamp: Timestamp(u64::MAX >> 1) }.encode()
 }
 
 #[tokio::test]
@@ -242,5 +242,5 @@ async fn an_oversized_entry_at_the_tail_is_refused_by_the_node() {
 
 /// The chain of a log that holds one entry.
 fn writer_chain(payload: &str, timestamp: &Timestamp) -> Chain {
-    Chain::default().extended(&EntryHeader::of(payload.as_bytes(), *timestamp).encode())
+    Chain::default().extended(&EntryHeader::of(&[], payload.as_bytes(), *timestamp).encode())
 }

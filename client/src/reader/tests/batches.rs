@@ -16,7 +16,7 @@ fn batches(counts: &[u64]) -> Vec<Bytes> {
     for count in counts {
         let (mut builder, mut body) = (BatchBuilder::new(before), Vec::new());
         for index in first..first + count {
-            builder.push(format!("entry {index}").as_bytes(), Timestamp(100 + index), &mut body);
+            builder.push(&[], format!("entry {index}").as_bytes(), Timestamp(100 + index), &mut body);
         }
         let header = builder.header(Index(first), body.len()).encode(&PLACE);
         all.push([&header[..], &body].concat().into());
