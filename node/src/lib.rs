@@ -2,7 +2,7 @@
 //!
 //! | question | where |
 //! |---|---|
-//! | how does a node start, run and stop | [`node`], settings in [`config`] |
+//! | how does a node start, run and stop | [`node`], settings in [`config`] and [`settings`] |
 //! | what do its parts share | [`core`], the table of logs in [`logs`] |
 //! | how does it belong to a cluster | [`membership`] |
 //! | what does it know of the metadata | [`view`] |
@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod node;
 mod progress;
 pub mod server;
+pub mod settings;
 pub mod status;
 mod usage;
 pub mod view;
