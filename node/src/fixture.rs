@@ -2,18 +2,17 @@
 //! metadata in memory, and a writer that is driven by hand.
 
 use crate::archive;
-use crate::config::{
-    BufferConfig, FlushConfig, MemoryConfig, NodeConfig, QuicConfig, StoreConfig, TlsConfig,
-};
+use crate::config::NodeConfig;
 use crate::core::Core;
 use crate::membership::{self, Life};
+use crate::settings::Sources;
 use crate::view;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use piculet_meta::{Lease, MemoryStore, MetaError, Metadata, Watch};
 use piculet_quorum::batch::{BatchBuilder, BatchEnd, BatchHeader, Place};
 use piculet_quorum::ids::{
-    Chain, Epoch, Index, Level, LogId, LogName, NodeId, Nonce, Revision, SegmentNumber, Timestamp,
+    Chain, Epoch, Index, Level, LogId, LogName, Nonce, Revision, SegmentNumber, Timestamp,
 };
 use piculet_quorum::meta::create::CreateLog;
 use piculet_quorum::meta::seal::{CreateOne, SealOne, SealSegment};
@@ -61,37 +60,26 @@ impl Fixture {
 
     /// Settings with parts of 64 KiB, which wait for nothing but their size.
     pub(crate) fn config(&self, name: &str) -> NodeConfig {
-        let tls = |file: &str| self.dir.path().join("certs").join(file);
-        NodeConfig {
-            name: NodeId::new(name).unwrap(),
-            listen: "127.0.0.1:1".parse().unwrap(),
-            advertise: vec!["127.0.0.1:1".to_owned()],
-            admin: "127.0.0.1:2".parse().unwrap(),
-            metadata: "memory:".to_owned(),
-            store: format!("file://{}", self.objects().display()),
-            lease_ttl_ms: 5_000,
-            drain_timeout_ms: 20_000,
-            store_options: StoreConfig::default(),
-            tls: TlsConfig {
-                ca: tls("ca.pem"),
-                cert: tls(&format!("{name}.pem")),
-                key: tls(&format!("{name}.key")),
-            },
-            buffer: BufferConfig {
-                memory: MemoryConfig {
-                    dir: self.dir.path().join(name),
-                    bytes: 4 << 20,
-                    chunk_bytes: 64 << 10,
-                },
-            },
-            flush: FlushConfig {
-                bytes: 64 << 10,
-                interval_ms: 3_600_000,
-                max_interval_ms: Some(3_600_000),
-                ..FlushConfig::default()
-            },
-            quic: QuicConfig::default(),
-        }
+        let certs = self.dir.path().join("certs");
+        let tls = |file: &str| certs.join(file).display().to_string();
+        let set = [
+            ("name", name.to_owned()),
+            ("listen", "127.0.0.1:1".to_owned()),
+            ("admin", "127.0.0.1:2".to_owned()),
+            ("metadata", "memory:".to_owned()),
+            ("store", format!("file://{}", self.objects().display())),
+            ("drain_timeout", "20s".to_owned()),
+            ("tls.ca", tls("ca.pem")),
+            ("tls.cert", tls(&format!("{name}.pem"))),
+            ("tls.key", tls(&format!("{name}.key"))),
+            ("buffer.memory.dir", self.dir.path().join(name).display().to_string()),
+            ("buffer.memory.bytes", "4MiB".to_owned()),
+            ("buffer.memory.chunk_bytes", "64KiB".to_owned()),
+            ("flush.bytes", "64KiB".to_owned()),
+            ("flush.interval", "1h".to_owned()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value));
+        NodeConfig::load(&Sources::default().with_set(&set)).unwrap()
     }
 
     /// A node that has just got its life, and nothing runs yet.

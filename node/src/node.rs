@@ -77,7 +77,7 @@ pub enum NodeError {
 }
 
 /// Runs a node until SIGTERM or SIGINT, and then until what it holds is archived, for at most
-/// `drain_timeout_ms`. A second signal ends it at once.
+/// `drain_timeout`. A second signal ends it at once.
 ///
 /// # Errors
 /// When it cannot start, or must stop for the sake of the data: another process has taken over its

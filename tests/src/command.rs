@@ -48,10 +48,13 @@ impl Ran {
 #[must_use]
 pub fn command(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let mut command = Command::new(tools::piculet().expect("piculet is built: cargo build -p piculet-node"));
-    for variable in
-        ["PICULET_NODES", "PICULET_CERTS", "PICULET_IDENTITY", "PICULET_MAX_DATAGRAM", "PICULET_LOG"]
-    {
-        command.env_remove(variable);
+    // But for those that say where the tools are.
+    let tools = ["PICULET_BIN", "PICULET_ETCD", "PICULET_WEED"];
+    for variable in std::env::vars_os().map(|(name, _)| name) {
+        let name = variable.to_string_lossy();
+        if name.starts_with("PICULET_") && !tools.contains(&&*name) {
+            command.env_remove(&variable);
+        }
     }
     command.args(args).kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

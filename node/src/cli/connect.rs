@@ -1,40 +1,69 @@
 //! How a command reaches a cluster.
 
 use super::Failure;
+use super::node::parse_set;
+use crate::config::client::{ClientConfig, FILE_VARIABLE};
+use crate::settings::{Settings, Sources};
 use clap::Args;
-use piculet_client::transport::{Identity, TransportOptions};
-use piculet_client::{Client, ClientOptions};
+use piculet_client::Client;
 use std::path::PathBuf;
 
-/// Where a cluster is, and who asks.
+/// Where a cluster is, and who asks. `piculet config doc` describes all settings.
 #[derive(Clone, Debug, Args)]
 pub struct ConnectArgs {
-    /// Addresses of any of the nodes, separated by commas.
-    #[arg(long, env = "PICULET_NODES", value_delimiter = ',', required = true, value_name = "HOST:PORT,…")]
-    pub nodes: Vec<String>,
-    /// Directory with ca.pem and the client's certificate and key.
-    #[arg(long, env = "PICULET_CERTS", default_value = "certs", value_name = "DIR")]
-    pub certs: PathBuf,
-    /// Name of the client: its files are NAME.pem and NAME.key.
-    #[arg(long, env = "PICULET_IDENTITY", default_value = "client", value_name = "NAME")]
-    pub identity: String,
-    /// Largest UDP payload, in bytes; what the path carries is found out.
-    #[arg(long, env = "PICULET_MAX_DATAGRAM", value_name = "BYTES")]
-    pub max_datagram: Option<u16>,
+    /// Addresses of any of the nodes, separated by commas [env: PICULET_NODES].
+    #[arg(long, value_name = "HOST:PORT,…")]
+    pub nodes: Option<String>,
+    /// Directory with ca.pem and the client's certificate and key [env: PICULET_CERTS]
+    /// [default: certs].
+    #[arg(long, value_name = "DIR")]
+    pub certs: Option<String>,
+    /// Name of the client: its files are NAME.pem and NAME.key [env: PICULET_IDENTITY]
+    /// [default: client].
+    #[arg(long, value_name = "NAME")]
+    pub identity: Option<String>,
+    /// Largest UDP payload, in bytes; what the path carries is found out
+    /// [env: PICULET_MAX_DATAGRAM].
+    #[arg(long, value_name = "BYTES")]
+    pub max_datagram: Option<String>,
+    /// A TOML file with these and more settings.
+    #[arg(long, env = FILE_VARIABLE, value_name = "FILE")]
+    pub client_config: Option<PathBuf>,
+    /// Override a setting; repeat for more.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_set)]
+    pub set: Vec<(String, String)>,
 }
 
 impl ConnectArgs {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// With everything that is refused.
+    pub fn config(&self) -> Result<ClientConfig, Failure> {
+        let mut sources = Sources::environment()
+            .with_flag("--nodes", "nodes", self.nodes.as_ref())
+            .with_flag("--certs", "certs", self.certs.as_ref())
+            .with_flag("--identity", "identity", self.identity.as_ref())
+            .with_flag("--max-datagram", "max_datagram", self.max_datagram.as_ref())
+            .with_set(&self.set);
+        sources.file.clone_from(&self.client_config);
+        let config = ClientConfig::load(&sources).map_err(Failure::refused)?;
+        warn(config.settings());
+        Ok(config)
+    }
+
     /// Connects.
     ///
     /// # Errors
-    /// When certificates are of no use, or no node answers.
+    /// When settings are refused, certificates are of no use, or no node answers.
     pub async fn connect(&self) -> Result<Client, Failure> {
-        let file = |extension: &str| self.certs.join(format!("{}.{extension}", self.identity));
-        let identity = Identity::load(&self.certs.join("ca.pem"), &file("pem"), &file("key"))?;
-        let mut options = ClientOptions::new(self.nodes.clone(), identity);
-        let usual = TransportOptions::default();
-        let max_datagram = self.max_datagram.unwrap_or(usual.max_datagram);
-        options.transport = TransportOptions { max_datagram, ..usual };
-        Ok(Client::connect(options).await?)
+        Ok(Client::connect(self.config()?.options()?).await?)
+    }
+}
+
+/// Says what is probably a slip.
+pub(super) fn warn(settings: &Settings) {
+    for warning in settings.warnings() {
+        eprintln!("piculet: {warning}");
     }
 }

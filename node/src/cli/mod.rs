@@ -2,28 +2,31 @@
 
 mod append;
 mod certs;
+mod config;
 mod connect;
 mod dev;
 mod log;
+mod node;
 mod read;
 mod status;
 
 use crate::bench::BenchCommand;
-use crate::config::{NodeConfig, NodeFlags};
 use crate::demo::DemoArgs;
-use clap::{Args, Parser, Subcommand};
-use piculet_quorum::ids::NodeId;
+use crate::settings::SettingsError;
+use clap::{Parser, Subcommand};
 use std::fmt::Display;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 pub use connect::ConnectArgs;
 
+/// What commands other than a node log: a filter.
+const LOG_VARIABLE: &str = "PICULET_LOG";
+
 /// Piculet: a write-ahead log in the memory of three nodes, archived in object storage.
 ///
-/// Exit codes: 0 done, 1 failed (the message says why), 2 wrong use of the command line.
+/// Exit codes: 0 done, 1 failed (the message says why), 2 wrong use of the command line
+/// or of a setting.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Cli {
@@ -34,7 +37,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a node.
-    Node(NodeArgs),
+    Node(node::NodeArgs),
+    /// Show the settings and where they come from, or describe all there are.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Make a certificate authority, and certificates for nodes and clients.
     #[command(subcommand)]
     Certs(certs::CertsCommand),
@@ -56,42 +62,51 @@ enum Command {
     Demo(DemoArgs),
 }
 
-#[derive(Debug, Args)]
-struct NodeArgs {
-    /// The node's settings, a TOML file.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// Its name, instead of the file's.
-    #[arg(long, value_parser = |name: &str| NodeId::new(name))]
-    name: Option<NodeId>,
-    /// Where it serves QUIC, instead of the file's.
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: Option<SocketAddr>,
-    /// Where it serves HTTP to its operators, instead of the file's.
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    admin: Option<SocketAddr>,
-}
-
 /// A command's failure, as its user reads it.
 #[derive(Debug)]
-pub struct Failure(String);
+pub struct Failure {
+    message: String,
+    code: u8,
+}
 
 impl<E: Display> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self(error.to_string())
+        Self { message: error.to_string(), code: 1 }
+    }
+}
+
+impl Failure {
+    /// The settings are refused: as wrong a use as that of a flag.
+    fn refused(error: SettingsError) -> Self {
+        Self { message: error.to_string(), code: 2 }
     }
 }
 
 /// Runs a command to its end.
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
-    start_logging(&cli.command);
     abort_on_panic();
     if !matches!(cli.command, Command::Node(_) | Command::Dev(_) | Command::Demo(_)) {
         end_with_the_pipe();
     }
-    let result = match cli.command {
-        Command::Node(args) => run_node(args),
+    let result = carry_out(cli.command);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { message, code }) => {
+            eprintln!("piculet: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn carry_out(command: Command) -> Result<(), Failure> {
+    // A node's log is a matter of its settings.
+    if !matches!(command, Command::Node(_)) {
+        start_logging()?;
+    }
+    match command {
+        Command::Node(args) => node::run(args),
+        Command::Config(command) => config::run(command),
         Command::Certs(command) => certs::run(&command),
         Command::Log(command) => on_one_thread(log::run(command)),
         Command::Append(args) => on_one_thread(append::run(args)),
@@ -100,13 +115,6 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Dev(args) => on_one_thread(dev::run(args)),
         Command::Bench(command) => on_one_thread(crate::bench::run(command)),
         Command::Demo(args) => on_one_thread(crate::demo::run(args)),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure(message)) => {
-            eprintln!("piculet: {message}");
-            ExitCode::FAILURE
-        }
     }
 }
 
@@ -115,23 +123,16 @@ fn on_one_thread(command: impl Future<Output = Result<(), Failure>>) -> Result<(
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }
 
-fn run_node(args: NodeArgs) -> Result<(), Failure> {
-    let flags = NodeFlags { name: args.name, listen: args.listen, admin: args.admin };
-    let config = NodeConfig::load(&args.config, &flags)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("piculet-background")
-        .enable_all()
-        .build()?;
-    Ok(runtime.block_on(crate::node::run(config))?)
-}
-
-/// Logs go to the standard error: a node's from INFO on, a client's from WARN on, unless
-/// `PICULET_LOG` says otherwise.
-fn start_logging(command: &Command) {
-    let usual = if matches!(command, Command::Node(_)) { "info" } else { "warn" };
-    let filter = EnvFilter::try_from_env("PICULET_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
+/// Logs go to the standard error, from WARN on unless `PICULET_LOG` says otherwise.
+fn start_logging() -> Result<(), Failure> {
+    let said = std::env::var_os(LOG_VARIABLE).unwrap_or_else(|| "warn".into());
+    let text = said.to_str().filter(|text| crate::config::is_filter(text)).ok_or_else(|| Failure {
+        message: format!("{LOG_VARIABLE} is {said:?}, expected a filter such as warn,piculet_client=debug"),
+        code: 2,
+    })?;
+    let filter = EnvFilter::try_new(text)?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    Ok(())
 }
 
 /// A command whose reader has gone, as in `piculet read log | head`, ends at once and quietly.

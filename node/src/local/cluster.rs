@@ -2,6 +2,7 @@
 
 use super::{LocalError, Port, Process, ScratchDir, Store, free_port, http};
 use crate::certs;
+use crate::config::node::SCHEMA;
 use piculet_quorum::limits::{FLUSH_BYTES, FLUSH_INTERVAL, FLUSH_INTERVAL_MAX};
 use serde::Serialize;
 use std::fs;
@@ -14,6 +15,8 @@ use std::time::Duration;
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// As long as a node may take to end in good order.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// What a node logs may be said from outside.
+const LOG_VARIABLES: &str = "PICULET_NODE_LOG";
 /// Where buffers lie: the tmpfs that every Linux has.
 const TMPFS: &str = "/dev/shm";
 
@@ -122,6 +125,13 @@ impl LocalNode {
         }
         let mut command = Command::new(&spec.program);
         command.arg("node").arg("--config").arg(self.dir.join("node.toml"));
+        // The file is all there is to it, whatever this process was told.
+        for variable in std::env::vars_os().map(|(name, _)| name) {
+            let name = variable.to_string_lossy();
+            if name.starts_with(SCHEMA.prefix) && !name.starts_with(LOG_VARIABLES) {
+                command.env_remove(&variable);
+            }
+        }
         if let Some(s3) = &spec.store.s3 {
             command.env("AWS_ACCESS_KEY_ID", &s3.access_key).env("AWS_SECRET_ACCESS_KEY", &s3.secret_key);
             // The keys above are all there is to it, and no proxy leads to loopback.
@@ -316,8 +326,10 @@ struct Buffer<'a> {
 #[derive(Serialize)]
 struct Flush {
     bytes: u64,
-    interval_ms: u64,
-    max_interval_ms: u64,
+    /// In milliseconds.
+    interval: u64,
+    /// In milliseconds.
+    max_interval: u64,
 }
 
 fn settings(spec: &ClusterSpec, node: &LocalNode, buffer: &Path) -> String {
@@ -341,8 +353,8 @@ fn settings(spec: &ClusterSpec, node: &LocalNode, buffer: &Path) -> String {
         buffer: Buffers { memory: Buffer { dir: buffer, bytes: spec.buffer_bytes } },
         flush: Flush {
             bytes: spec.flush_bytes,
-            interval_ms: millis(spec.flush_interval),
-            max_interval_ms: millis(spec.flush_max_interval),
+            interval: millis(spec.flush_interval),
+            max_interval: millis(spec.flush_max_interval),
         },
     };
     toml::to_string(&settings).expect("settings are plain tables of text and numbers")
@@ -369,7 +381,7 @@ mod tests {
             assert!(Path::new(&text(&settings["tls"][file])).is_file(), "{file}");
         }
         assert_eq!(text(&settings["store_options"]["endpoint"]), "http://127.0.0.1:1");
-        assert_eq!(settings["flush"]["interval_ms"].as_integer(), Some(1000));
+        assert_eq!(settings["flush"]["interval"].as_integer(), Some(1000));
         assert_eq!(std::env::var("AWS_SECRET_ACCESS_KEY").expect("it is set"), "secret");
         let buffer = PathBuf::from(text(&settings["buffer"]["memory"]["dir"]));
         fs::create_dir_all(&buffer).expect("the buffer can be made");

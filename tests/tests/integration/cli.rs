@@ -194,7 +194,7 @@ async fn what_goes_wrong_on_the_command_line_is_said_with_its_remedy() {
     site.run(&["read", "a", "--nodes", &nobody], b"").await.failed(1, &[&nobody]);
     site.run(&["read", "a", "--nodes", "not-an-address"], b"")
         .await
-        .failed(1, &["not-an-address", "host:port"]);
+        .failed(2, &["--nodes: nodes is \"not-an-address\"", "host:port"]);
 
     // A node whose ports are taken, or whose settings or certificates are missing.
     let (listen, admin) = (free_port().expect("a port"), free_port().expect("a port"));
@@ -203,15 +203,17 @@ async fn what_goes_wrong_on_the_command_line_is_said_with_its_remedy() {
     let taken = TcpListener::bind(admin.addr()).expect("it is free");
     site.run(&["node", "--config", &spare], b"").await.failed(1, &[&admin.addr().to_string(), "in use"]);
     drop(taken);
-    site.run(&["node", "--config", "none.toml"], b"").await.failed(1, &["none.toml"]);
+    site.run(&["node", "--config", "none.toml"], b"").await.failed(2, &["none.toml"]);
     let text = fs::read_to_string(&spare).expect("it is there");
     fs::write(site.path("spare.toml"), text.replace("certs/node-1.key", "certs/none.key"))
         .expect("it can be written");
     site.run(&["node", "--config", &spare], b"").await.failed(1, &["certs/none.key"]);
     fs::write(site.path("spare.toml"), text.replace("67108864", "5")).expect("it can be written");
-    site.run(&["node", "--config", &spare], b"").await.failed(1, &["buffer.memory.bytes is 5"]);
+    site.run(&["node", "--config", &spare], b"").await.failed(2, &["buffer.memory.bytes is 5"]);
     fs::write(site.path("spare.toml"), text.replace("[tls]", "[tsl]")).expect("it can be written");
-    site.run(&["node", "--config", &spare], b"").await.failed(1, &["spare.toml", "tsl"]);
+    site.run(&["node", "--config", &spare], b"")
+        .await
+        .failed(2, &["spare.toml:14", "tsl", "did you mean tls?"]);
 
     // None of that has cost the node of that name its place.
     assert_eq!(site.run(&["read", "a"], b"").await.ok(), "one\n");

@@ -4,6 +4,7 @@ mod admin;
 mod append;
 mod bad_input;
 mod cli;
+mod config;
 mod failover;
 mod full_buffer;
 mod lifecycle;

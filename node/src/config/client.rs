@@ -1,0 +1,182 @@
+//! Settings of the commands that talk to nodes.
+
+use super::form::{
+    ADDRESSES, DATAGRAM, GIB, GRACE, KEEP_ALIVE, MIB, SILENCE, bytes, millis, text, up_to_an_hour,
+};
+use crate::settings::Fallback::{Bytes, Required, Text, Time};
+use crate::settings::{Fallback, Kind, Schema, Setting, Settings, SettingsError, Sources};
+use piculet_client::ClientOptions;
+use piculet_client::transport::{Identity, MAX_DATAGRAM, TlsError};
+use piculet_quorum::limits::{
+    MEMBER_TIMEOUT, RECOVERY_GRACE, RECOVERY_SILENCE, RETRANSMIT_BYTES, SEGMENT_AGE, SEGMENT_BYTES,
+};
+use piculet_quorum::time::Span;
+use piculet_quorum::writer::WriterOptions;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What comes before the table in docs/CONFIGURATION.md.
+pub const INTRODUCTION: &str = "\
+Set in a file such as `piculet.toml`, with `PICULET_…`, or with flags of `append`, `read`, `log`, `status` and `bench append`.
+What they and all other commands but `node` log, `PICULET_LOG` says: a filter such as `warn,piculet_client=debug`.";
+
+/// The variable that names the file.
+pub const FILE_VARIABLE: &str = "PICULET_CLIENT_CONFIG";
+
+const fn setting(key: &'static str, kind: Kind, default: Fallback, about: &'static str) -> Setting {
+    Setting { key, kind, default, about }
+}
+
+const fn time(span: Span) -> Fallback {
+    Time(Duration::from_micros(span.0))
+}
+
+/// Everything that can be set for a command that talks to nodes.
+pub static SCHEMA: Schema = Schema {
+    subject: "client",
+    prefix: "PICULET_",
+    owns_prefix: false,
+    foreign: &["PICULET_NODE_", FILE_VARIABLE],
+    settings: &SETTINGS,
+};
+
+static SETTINGS: [Setting; 15] = [
+    setting(
+        "nodes",
+        ADDRESSES,
+        Required,
+        "Addresses of any of the nodes; the others are found through these.",
+    ),
+    setting(
+        "certs",
+        Kind::Path,
+        Text("certs"),
+        "Directory with ca.pem and the client's certificate and key.",
+    ),
+    setting(
+        "identity",
+        text("a name"),
+        Text("client"),
+        "Name of the client: its files are NAME.pem and NAME.key.",
+    ),
+    setting(
+        "max_datagram",
+        DATAGRAM,
+        Bytes(*MAX_DATAGRAM.end() as u64),
+        "Largest UDP payload; what the path carries is found out.",
+    ),
+    setting(
+        "keep_alive",
+        KEEP_ALIVE,
+        Time(Duration::from_secs(1)),
+        "A quiet connection is kept alive with a packet at this interval.",
+    ),
+    setting(
+        "call_timeout",
+        up_to_an_hour(100),
+        Time(Duration::from_secs(5)),
+        "How long one call waits for an answer, whichever node it comes from.",
+    ),
+    setting(
+        "takeover_timeout",
+        up_to_an_hour(100),
+        Time(Duration::from_secs(30)),
+        "How long a takeover waits for members of the last segment that it cannot do without.",
+    ),
+    setting(
+        "read_timeout",
+        up_to_an_hour(100),
+        Time(Duration::from_secs(30)),
+        "How long a reader that is owed entries goes on without any progress.",
+    ),
+    setting(
+        "read_ahead",
+        bytes(MIB, 16 * GIB),
+        Bytes(64 * MIB),
+        "Entries that a reader keeps until they are known to be committed.",
+    ),
+    setting(
+        "writer.segment_bytes",
+        bytes(MIB, 64 * GIB),
+        Bytes(SEGMENT_BYTES),
+        "A segment is rolled when it holds so much.",
+    ),
+    setting(
+        "writer.segment_age",
+        millis(1_000, 7 * 24 * 3_600_000),
+        time(SEGMENT_AGE),
+        "A segment that is not empty is rolled when it is so old.",
+    ),
+    setting(
+        "writer.member_timeout",
+        millis(10, 60_000),
+        time(MEMBER_TIMEOUT),
+        "A member is given up when bytes stay unacknowledged, or its link down, for so long.",
+    ),
+    setting(
+        "writer.retransmit_bytes",
+        bytes(MIB, 16 * GIB),
+        Bytes(RETRANSMIT_BYTES as u64),
+        "Entries that a writer keeps until every member holds them.",
+    ),
+    setting(
+        "recovery.grace",
+        GRACE,
+        time(RECOVERY_GRACE),
+        "How long a takeover waits for members that it could do without.",
+    ),
+    setting(
+        "recovery.silence",
+        SILENCE,
+        time(RECOVERY_SILENCE),
+        "How long it waits for a silent member that could hold a copy.",
+    ),
+];
+
+/// Settings of a command that talks to nodes.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    settings: Settings,
+}
+
+impl ClientConfig {
+    /// Reads all sources, and checks every value.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is not TOML; else with everything that is refused.
+    pub fn load(sources: &Sources) -> Result<Self, SettingsError> {
+        Ok(Self { settings: Settings::load(&SCHEMA, sources)? })
+    }
+
+    /// Every setting with where it came from.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What a client takes, with its certificate read.
+    ///
+    /// # Errors
+    /// When the certificate or its key cannot be read or are of no use.
+    pub fn options(&self) -> Result<ClientOptions, TlsError> {
+        let settings = &self.settings;
+        let (certs, identity): (PathBuf, _) = (settings.path("certs"), settings.text("identity"));
+        let file = |extension: &str| certs.join(format!("{identity}.{extension}"));
+        let identity = Identity::load(&certs.join("ca.pem"), &file("pem"), &file("key"))?;
+        let mut options = ClientOptions::new(settings.list("nodes"), identity);
+        options.transport = super::transport(settings, "max_datagram", "keep_alive");
+        options.writer = WriterOptions {
+            member_timeout: settings.time("writer.member_timeout").into(),
+            retransmit_bytes: settings.bytes("writer.retransmit_bytes"),
+            segment_bytes: settings.bytes("writer.segment_bytes"),
+            segment_age: settings.time("writer.segment_age").into(),
+            ..WriterOptions::default()
+        };
+        options.recovery = super::recovery(settings);
+        options.call_timeout = settings.time("call_timeout");
+        options.takeover_timeout = settings.time("takeover_timeout");
+        options.read_timeout = settings.time("read_timeout");
+        options.read_ahead = settings.length("read_ahead");
+        Ok(options)
+    }
+}
