@@ -1,10 +1,21 @@
-//! What both stores ask of a transaction before they try it, so that neither carries out what the
-//! other would refuse.
+//! What the stores ask of a transaction, so that none carries out what another would refuse.
 
 use crate::error::MetaError;
 use crate::records;
 use piculet_quorum::limits::TXN_OPS_MAX;
 use piculet_quorum::meta::{Key, LeaseId, Range, Txn, Write};
+
+/// Largest transaction, in bytes; etcd's own limit is 1.5 MiB.
+const TXN_BYTES_MAX: usize = 1 << 20;
+
+/// Refuses a transaction whose keys and records have so many bytes.
+pub(crate) fn bytes(bytes: usize) -> Result<(), MetaError> {
+    if bytes > TXN_BYTES_MAX {
+        let why = format!("a transaction of {bytes} bytes; at most {TXN_BYTES_MAX} fit, split it");
+        return Err(MetaError::Invalid(why));
+    }
+    Ok(())
+}
 
 /// Refuses a transaction that etcd would refuse, or that would put a record where it does not
 /// belong.

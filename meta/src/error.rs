@@ -6,18 +6,27 @@ use piculet_quorum::meta::LeaseId;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MetaError {
     /// The URL does not name a store.
-    #[error(
-        "metadata url {url:?} is not usable: {why}; expected etcd://host:port[,host:port...][/prefix] or memory:"
-    )]
+    #[error("metadata url {url:?} is not usable: {why}")]
     BadUrl {
         /// The URL.
         url: String,
         /// What is wrong with it.
         why: String,
     },
+    /// An option is not one for this URL, or what it names cannot be used.
+    #[error("metadata option {option} is not usable: {why}")]
+    BadOption {
+        /// Its name, as the field of [`MetaOptions`](crate::MetaOptions).
+        option: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The store did not answer. Nothing was written.
-    #[error("metadata store unavailable, nothing was written: {0}; check that etcd runs and has a leader")]
+    #[error("metadata store unavailable, nothing was written: {0}")]
     Unavailable(String),
+    /// The store does not accept who we are, or we do not accept the store. Nothing was written.
+    #[error("metadata store and client do not accept each other, nothing was written: {0}")]
+    Denied(String),
     /// The outcome of a transaction is unknown: it may have landed, and may still land later.
     #[error(
         "metadata transaction may have landed or may land later: {0}; read its records before concluding"
@@ -48,7 +57,12 @@ impl MetaError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::Unknown(_) => true,
-            Self::BadUrl { .. } | Self::Corrupt { .. } | Self::LeaseGone(_) | Self::Invalid(_) => false,
+            Self::BadUrl { .. }
+            | Self::BadOption { .. }
+            | Self::Denied(_)
+            | Self::Corrupt { .. }
+            | Self::LeaseGone(_)
+            | Self::Invalid(_) => false,
         }
     }
 }

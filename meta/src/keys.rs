@@ -1,4 +1,4 @@
-//! How keys are spelt in etcd; the only place that builds or reads them.
+//! How keys are spelt in etcd and sqlite; the only place that builds or reads them.
 //!
 //! | key, after `/{prefix}/` | |
 //! |---|---|

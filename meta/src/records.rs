@@ -1,4 +1,4 @@
-//! How records are spelt in etcd: as the JSON of the value alone. The kind of the key tells the
+//! How records are spelt in etcd and sqlite: as the JSON of the value alone. The kind of the key tells the
 //! kind of the record.
 
 use piculet_quorum::meta::{Key, Record};

@@ -1,4 +1,5 @@
-//! The contract of a metadata store, on every implementation, and what etcd alone can do to one.
+//! The contract of a metadata store, on every implementation, and what etcd or a shared file alone
+//! can do to one.
 
 mod etcd;
 

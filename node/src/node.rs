@@ -238,7 +238,9 @@ async fn open(config: NodeConfig) -> Result<(Arc<Core>, Life), NodeError> {
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     };
     let url = config.metadata.clone();
-    let meta = piculet_meta::connect(&url).await.map_err(NodeError::MetadataUrl)?;
+    let meta = piculet_meta::connect(&url, &piculet_meta::MetaOptions::default())
+        .await
+        .map_err(NodeError::MetadataUrl)?;
     let joined = |source| NodeError::Metadata { url: url.clone(), source };
     let cluster = membership::join_cluster(&*meta).await.map_err(joined)?;
     let objects = Objects::open(&config.store, cluster, &config.s3())?;

@@ -17,8 +17,9 @@ const ARROWS: [(&str, &[&str]); 7] = [
 ];
 
 /// External crates that only some of ours may depend on.
-const KNOWN_TO: [(&str, &[&str]); 4] = [
+const KNOWN_TO: [(&str, &[&str]); 5] = [
     ("etcd-client", &["meta"]),
+    ("rusqlite", &["meta"]),
     ("object_store", &["storage"]),
     ("quinn", &["client", "node"]),
     ("bincode", &["quorum"]),

@@ -4,27 +4,33 @@
 //! |---|---|
 //! | connection, transactions | here |
 //! | reads of several keys and ranges at one moment | [`read`] |
-//! | leases and their keeper | [`lease`] |
+//! | leases | [`lease`] |
 //! | watches | [`follow`] |
+//! | certificates | [`tls`] |
 //! | what an error of the client library means | [`fault`] |
 
 mod fault;
 mod follow;
 mod lease;
 mod read;
+mod tls;
 
 use crate::error::MetaError;
 use crate::keys::Keys;
 use crate::lease::Lease;
+use crate::options::MetaOptions;
 use crate::watch::Watch;
 use crate::{Metadata, check, records};
 use async_trait::async_trait;
 use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, DeleteOptions, KvClient, PutOptions, Txn as EtcdTxn, TxnOp,
+    TxnResponse,
 };
 use piculet_quorum::ids::Revision;
 use piculet_quorum::meta::{Key, LeaseId, Range, Record, Snapshot, Txn, TxnOutcome, Versioned, Write};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 /// Bound on every call to etcd.
@@ -38,31 +44,76 @@ const PING_INTERVAL: Duration = Duration::from_secs(6);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// Largest answer, in bytes; a page of records is far smaller.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
-/// Largest transaction, in bytes; etcd's own limit is 1.5 MiB.
-const TXN_BYTES_MAX: usize = 1 << 20;
 
 /// An etcd cluster, with everything under one prefix.
 #[derive(Clone)]
 pub(crate) struct EtcdStore {
     client: Client,
     keys: Keys,
+    login: Option<Arc<Login>>,
+}
+
+/// User and password. The first call that needs them logs in, so that a store can be opened while
+/// etcd is away; the client library then renews the token by itself.
+struct Login {
+    username: String,
+    password: String,
+    done: OnceCell<()>,
 }
 
 impl EtcdStore {
-    /// A store at these endpoints (`http://host:port`). Connections are made when they are needed.
-    pub(crate) async fn connect(endpoints: &[String], prefix: &str) -> Result<Self, MetaError> {
-        let options = ConnectOptions::new()
+    /// A store at these endpoints (`http://host:port`, or all `https`). Connections are made when
+    /// they are needed.
+    pub(crate) async fn connect(
+        endpoints: &[String],
+        prefix: &str,
+        tls: bool,
+        options: &MetaOptions,
+    ) -> Result<Self, MetaError> {
+        let mut connect = ConnectOptions::new()
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
             // etcd counts pings on an idle connection as abuse.
             .with_keep_alive_while_idle(false)
             .with_tcp_keepalive(PING_INTERVAL)
             // A member that is cut off from its leader says so, rather than let watches go stale.
-            .with_require_leader(true);
-        let client = Client::connect(endpoints, Some(options))
+            .with_require_leader(true)
+            .with_auto_token_refresh(true);
+        if tls {
+            connect = connect.with_tls(tls::options(options).await?);
+        }
+        let client = Client::connect(endpoints, Some(connect))
             .await
             .map_err(|error| MetaError::BadUrl { url: endpoints.join(","), why: fault::text(&error) })?;
-        Ok(Self { client, keys: Keys::new(prefix) })
+        let login = match (&options.username, &options.password) {
+            (Some(username), Some(password)) => Some(Arc::new(Login {
+                username: username.clone(),
+                password: password.clone(),
+                done: OnceCell::new(),
+            })),
+            _ => None,
+        };
+        Ok(Self { client, keys: Keys::new(prefix), login })
+    }
+
+    /// Logs in, unless that has been done or there is no user.
+    async fn log_in(&self) -> Result<(), etcd_client::Error> {
+        let Some(login) = &self.login else { return Ok(()) };
+        let user = || Some((login.username.clone(), login.password.clone()));
+        // All clones of a client share its token.
+        login.done.get_or_try_init(async || self.client.clone().update_user(user()).await).await?;
+        Ok(())
+    }
+
+    /// One attempt at a transaction.
+    async fn attempt(&self, request: EtcdTxn) -> Result<TxnResponse, etcd_client::Error> {
+        match self.kv().txn(request).await {
+            Err(error) if fault::stale_token(&error) && self.login.is_some() => {
+                self.client.refresh_token().await?;
+                Err(error)
+            }
+            answer => answer,
+        }
     }
 
     fn kv(&self) -> KvClient {
@@ -105,10 +156,7 @@ impl EtcdStore {
                 }
             });
         }
-        if bytes > TXN_BYTES_MAX {
-            let why = format!("a transaction of {bytes} bytes; at most {TXN_BYTES_MAX} fit, split it");
-            return Err(MetaError::Invalid(why));
-        }
+        check::bytes(bytes)?;
         Ok(EtcdTxn::new().when(compares).and_then(writes))
     }
 }
@@ -122,12 +170,15 @@ impl Metadata for EtcdStore {
     async fn commit(&self, txn: &Txn) -> Result<TxnOutcome, MetaError> {
         check::txn(txn)?;
         let request = self.request(txn)?;
-        let answer = match timeout(CALL_TIMEOUT, self.kv().txn(request)).await {
+        match timeout(CALL_TIMEOUT, self.log_in()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(fault::of_grant(&error)),
+            Err(_) => return Err(MetaError::Unavailable(unanswered(CALL_TIMEOUT))),
+        }
+        let answer = match timeout(CALL_TIMEOUT, self.attempt(request)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(fault::of_commit(&error, txn)),
-            Err(_) => {
-                return Err(MetaError::Unknown(format!("etcd did not answer within {CALL_TIMEOUT:?}")));
-            }
+            Err(_) => return Err(MetaError::Unknown(unanswered(CALL_TIMEOUT))),
         };
         if !answer.succeeded() {
             return Ok(TxnOutcome::Refused);
@@ -139,7 +190,7 @@ impl Metadata for EtcdStore {
     }
 
     async fn grant(&self, ttl: Duration) -> Result<Lease, MetaError> {
-        lease::grant(self.client.lease_client(), ttl).await
+        lease::grant(self, ttl).await
     }
 
     async fn watch(&self, range: Range) -> Result<Watch, MetaError> {
@@ -151,3 +202,11 @@ impl Metadata for EtcdStore {
 fn number(revision: i64) -> u64 {
     u64::try_from(revision).unwrap_or(0)
 }
+
+/// What is said about a call that nobody answered.
+fn unanswered(within: Duration) -> String {
+    format!("etcd did not answer within {within:?}; {ADVICE}")
+}
+
+/// What to look at when etcd does not answer.
+const ADVICE: &str = "check that it runs, can be reached and has a leader";

@@ -5,7 +5,7 @@
 //! etcd has compacted it meanwhile, the read starts over.
 
 use super::fault::{ReadFault, of_read};
-use super::{ANSWER_BYTES_MAX, CALL_TIMEOUT, EtcdStore, number};
+use super::{ANSWER_BYTES_MAX, CALL_TIMEOUT, EtcdStore, number, unanswered};
 use crate::error::MetaError;
 use crate::keys::{Span, after_key};
 use etcd_client::{GetOptions, KeyValue, Txn as EtcdTxn, TxnOp, TxnOpResponse};
@@ -148,19 +148,29 @@ impl Reader<'_> {
     async fn call(&self, request: EtcdTxn) -> Result<etcd_client::TxnResponse, Failed> {
         let deadline = Instant::now() + CALL_TIMEOUT;
         let mut wait = RETRY_WAIT;
+        let mut denied = None;
         loop {
             let attempt = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
-            let why = match timeout_at(attempt, self.store.kv().txn(request.clone())).await {
+            let call = async {
+                self.store.log_in().await?;
+                self.store.attempt(request.clone()).await
+            };
+            let error = match timeout_at(attempt, call).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => match of_read(&error) {
-                    ReadFault::Transient(why) => why,
+                    ReadFault::Transient(error) => error,
                     ReadFault::Moved(why) => return Err(Failed::Moved(why)),
-                    ReadFault::Refused(why) => return Err(Failed::For(MetaError::Invalid(why))),
+                    ReadFault::Refused(error) => return Err(Failed::For(error)),
                 },
-                Err(_) => format!("etcd did not answer within {ATTEMPT_TIMEOUT:?}"),
+                Err(_) => MetaError::Unavailable(unanswered(ATTEMPT_TIMEOUT)),
             };
+            // A server that does not accept a certificate often just hangs up: one that said so once
+            // explains the rest.
+            if matches!(error, MetaError::Denied(_)) {
+                denied = Some(error.clone());
+            }
             if Instant::now() + wait >= deadline {
-                return Err(Failed::For(MetaError::Unavailable(why)));
+                return Err(Failed::For(denied.unwrap_or(error)));
             }
             sleep(wait).await;
             wait *= 2;

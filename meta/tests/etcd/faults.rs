@@ -7,7 +7,7 @@ use piculet_quorum::ids::{Incarnation, Level, NodeId, Nonce, Revision};
 use piculet_quorum::meta::{IncarnationRecord, Key, Range, Record, Snapshot, Txn, TxnOutcome};
 use std::time::{Duration, Instant};
 
-fn key(name: &str) -> Key {
+pub(super) fn key(name: &str) -> Key {
     Key::Incarnation(NodeId::new(name).expect("a valid name"), Level::Memory)
 }
 
@@ -15,21 +15,21 @@ fn life(incarnation: u64) -> Record {
     Record::Incarnation(IncarnationRecord { incarnation: Incarnation(incarnation), nonce: Nonce(1) })
 }
 
-fn put(name: &str, incarnation: u64) -> Txn {
+pub(super) fn put(name: &str, incarnation: u64) -> Txn {
     Txn::default().put(key(name), life(incarnation))
 }
 
-async fn everything(store: &dyn Metadata) -> Snapshot {
+pub(super) async fn everything(store: &dyn Metadata) -> Snapshot {
     store.read(&[], &[Range::All]).await.expect("etcd answers")
 }
 
-async fn next(watch: &mut Watch) -> WatchEvent {
+pub(super) async fn next(watch: &mut Watch) -> WatchEvent {
     tokio::time::timeout(PATIENCE, watch.next()).await.expect("an event comes in time")
 }
 
 /// Commits until the outcome is known and good, as a caller that knows what it does: the put is
 /// unconditional, so that repeating it is harmless.
-async fn insist(store: &dyn Metadata, txn: &Txn) -> Revision {
+pub(super) async fn insist(store: &dyn Metadata, txn: &Txn) -> Revision {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match store.commit(txn).await {
@@ -43,12 +43,12 @@ async fn insist(store: &dyn Metadata, txn: &Txn) -> Revision {
     }
 }
 
-async fn raw(etcd: &Etcd) -> Client {
+pub(super) async fn raw(etcd: &Etcd) -> Client {
     Client::connect([etcd.endpoint()], None).await.expect("the endpoint is fine")
 }
 
 /// Follows until `name` has this incarnation; whether the watch started over on the way.
-async fn follow_until(watch: &mut Watch, name: &str, incarnation: u64) -> bool {
+pub(super) async fn follow_until(watch: &mut Watch, name: &str, incarnation: u64) -> bool {
     let (mut started_over, mut current) = (false, None);
     while current != Some(life(incarnation)) {
         match next(watch).await {
@@ -65,7 +65,7 @@ async fn follow_until(watch: &mut Watch, name: &str, incarnation: u64) -> bool {
     started_over
 }
 
-async fn change_of(watch: &mut Watch, name: &str) -> u64 {
+pub(super) async fn change_of(watch: &mut Watch, name: &str) -> u64 {
     loop {
         if let WatchEvent::Changed { at, changes } = next(watch).await
             && changes.iter().any(|(changed, _)| *changed == key(name))

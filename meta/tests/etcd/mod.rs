@@ -4,8 +4,8 @@ mod faults;
 mod process;
 
 use async_trait::async_trait;
-use piculet_meta::Metadata;
 use piculet_meta::conformance::Subject;
+use piculet_meta::{MetaOptions, Metadata};
 use piculet_quorum::meta::{Key, Record, Txn, Write};
 use process::Etcd;
 use std::sync::Arc;
@@ -38,7 +38,8 @@ impl Subject for OnEtcd {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             let lease = runtime.block_on(async {
-                let store = piculet_meta::connect(&url).await.expect("the url is fine");
+                let store =
+                    piculet_meta::connect(&url, &MetaOptions::default()).await.expect("the url is fine");
                 let lease = store.grant(Duration::from_secs(1)).await.expect("a lease is granted");
                 let writes = vec![Write::PutLeased(key, record, lease.id())];
                 store.commit(&Txn { compares: vec![], writes }).await.expect("it is put");

@@ -1,6 +1,6 @@
 //! An etcd process of one's own, with its data in a temporary directory.
 
-use piculet_meta::{Metadata, connect};
+use piculet_meta::{MetaOptions, Metadata, connect};
 use piculet_quorum::meta::Key;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
@@ -17,18 +17,27 @@ pub(super) struct Etcd {
     process: Child,
     ports: [u16; 2],
     data: TempDir,
+    /// Arguments beyond the usual.
+    more: Vec<String>,
+    tls: bool,
 }
 
 impl Etcd {
     /// Starts an empty etcd and waits until it serves.
     pub(super) fn start() -> Self {
+        Self::start_with(false, &[])
+    }
+
+    /// The same with further arguments; with TLS if those say how.
+    pub(super) fn start_with(tls: bool, more: &[&str]) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory can be made");
+        let more: Vec<String> = more.iter().map(|&argument| argument.to_owned()).collect();
         let deadline = Instant::now() + PATIENCE;
         loop {
             let ports = free_ports();
-            let mut process = spawn(data.path(), ports);
+            let mut process = spawn(data.path(), ports, tls, &more);
             if wait_until_serving(&mut process, ports[0]) {
-                return Self { process, ports, data };
+                return Self { process, ports, data, more, tls };
             }
             // Somebody else was faster to take a port.
             assert!(Instant::now() < deadline, "etcd does not start: {}", log(data.path()));
@@ -37,7 +46,12 @@ impl Etcd {
     }
 
     pub(super) fn url(&self) -> String {
-        format!("etcd://127.0.0.1:{}/tests/meta", self.ports[0])
+        let scheme = if self.tls { "etcds" } else { "etcd" };
+        format!("{scheme}://127.0.0.1:{}/tests/meta", self.ports[0])
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.ports[0]
     }
 
     pub(super) fn endpoint(&self) -> String {
@@ -46,7 +60,12 @@ impl Etcd {
 
     /// A store on it that answers.
     pub(super) async fn connect(&self) -> Arc<dyn Metadata> {
-        let store = connect(&self.url()).await.expect("the url is fine");
+        self.connect_with(&MetaOptions::default()).await
+    }
+
+    /// The same, reached with these options.
+    pub(super) async fn connect_with(&self, options: &MetaOptions) -> Arc<dyn Metadata> {
+        let store = connect(&self.url(), options).await.expect("url and options are fine");
         let deadline = Instant::now() + PATIENCE;
         while let Err(error) = store.read(&[Key::Cluster], &[]).await {
             assert!(Instant::now() < deadline, "etcd does not answer: {error}; {}", log(self.data.path()));
@@ -62,7 +81,7 @@ impl Etcd {
 
     /// Starts it again, with the same data on the same ports.
     pub(super) fn restart(&mut self) {
-        self.process = spawn(self.data.path(), self.ports);
+        self.process = spawn(self.data.path(), self.ports, self.tls, &self.more);
         assert!(
             wait_until_serving(&mut self.process, self.ports[0]),
             "etcd does not start again: {}",
@@ -101,8 +120,9 @@ fn free_ports() -> [u16; 2] {
     listeners.map(|listener| listener.local_addr().expect("it is bound").port())
 }
 
-fn spawn(dir: &Path, [client, peer]: [u16; 2]) -> Child {
-    let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+fn spawn(dir: &Path, [client, peer]: [u16; 2], tls: bool, more: &[String]) -> Child {
+    let scheme = if tls { "https" } else { "http" };
+    let (client, peer) = (format!("{scheme}://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
     let log = std::fs::File::create(dir.join("log")).expect("the directory is ours");
     let mut command = Command::new(binary());
     command
@@ -114,6 +134,7 @@ fn spawn(dir: &Path, [client, peer]: [u16; 2]) -> Child {
         // A short election makes for a quick start, and for leases as short as a second.
         .args(["--heartbeat-interval", "50", "--election-timeout", "500"])
         .arg("--unsafe-no-fsync")
+        .args(more)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log);

@@ -114,7 +114,7 @@ impl Stage {
 
     /// Every object in the store.
     pub(super) async fn objects(&self) -> Result<Vec<ListedPart>, Failure> {
-        let meta = piculet_meta::connect(&self.metadata).await?;
+        let meta = piculet_meta::connect(&self.metadata, &piculet_meta::MetaOptions::default()).await?;
         let snapshot = meta.read(&[Key::Cluster], &[]).await?;
         let cluster = match snapshot.records.get(&Key::Cluster).map(|record| &record.value) {
             Some(Record::Cluster(record)) => record.cluster,
