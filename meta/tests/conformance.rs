@@ -2,6 +2,7 @@
 //! can do to one.
 
 mod etcd;
+mod sqlite;
 
 mod memory {
     use async_trait::async_trait;
