@@ -1,7 +1,9 @@
 //! The suite on a real etcd, one process for each test.
 
+mod auth;
 mod faults;
 mod process;
+mod tls;
 
 use async_trait::async_trait;
 use piculet_meta::conformance::Subject;
