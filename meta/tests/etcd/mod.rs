@@ -2,6 +2,7 @@
 
 mod auth;
 mod faults;
+mod lost;
 mod process;
 mod tls;
 
