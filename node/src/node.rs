@@ -5,7 +5,7 @@ mod tests;
 
 use crate::admin::{self, AdminError};
 use crate::archive;
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, PasswordError};
 use crate::core::Core;
 use crate::membership::{self, Life, METADATA_WAIT, MembershipError};
 use crate::server::{Server, ServerError};
@@ -40,6 +40,9 @@ pub enum NodeError {
     /// The metadata store cannot be opened.
     #[error(transparent)]
     MetadataUrl(MetaError),
+    /// The password of the metadata store cannot be read.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
     /// The metadata store does not answer, or not as it should.
     #[error("cannot join the cluster through {url} (an answer is awaited for {METADATA_WAIT:?}): {source}")]
     Metadata {
@@ -238,9 +241,8 @@ async fn open(config: NodeConfig) -> Result<(Arc<Core>, Life), NodeError> {
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     };
     let url = config.metadata.clone();
-    let meta = piculet_meta::connect(&url, &piculet_meta::MetaOptions::default())
-        .await
-        .map_err(NodeError::MetadataUrl)?;
+    let options = config.metadata_options.options()?;
+    let meta = piculet_meta::connect(&url, &options).await.map_err(NodeError::MetadataUrl)?;
     let joined = |source| NodeError::Metadata { url: url.clone(), source };
     let cluster = membership::join_cluster(&*meta).await.map_err(joined)?;
     let objects = Objects::open(&config.store, cluster, &config.s3())?;

@@ -6,6 +6,7 @@ pub use table::{INTRODUCTION, SCHEMA};
 
 use crate::settings::{Origin, Refusal, Settings, SettingsError, Sources, Value};
 use piculet_client::transport::TransportOptions;
+use piculet_meta::MetaOptions;
 use piculet_quorum::archiver::FlushOptions;
 use piculet_quorum::ids::NodeId;
 use piculet_quorum::recovery::RecoveryOptions;
@@ -131,14 +132,22 @@ impl FlushConfig {
 }
 
 impl MetadataConfig {
-    /// Reads the password.
+    /// How the store is reached, with the password out of its file.
     ///
     /// # Errors
     /// When there is a file for it which cannot be read, is empty or longer than 4 KiB. The message
     /// names the file, never what is in it.
-    pub fn password(&self) -> Result<Option<String>, PasswordError> {
-        let Some(path) = &self.password_file else { return Ok(None) };
-        read_password(path).map(Some).map_err(|source| PasswordError { path: path.clone(), source })
+    pub fn options(&self) -> Result<MetaOptions, PasswordError> {
+        let read = |path: &PathBuf| {
+            read_password(path).map_err(|source| PasswordError { path: path.clone(), source })
+        };
+        Ok(MetaOptions {
+            ca: self.ca.clone(),
+            cert: self.cert.clone(),
+            key: self.key.clone(),
+            username: self.username.clone(),
+            password: self.password_file.as_ref().map(read).transpose()?,
+        })
     }
 }
 

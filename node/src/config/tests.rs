@@ -275,18 +275,18 @@ fn the_password_is_what_the_file_holds() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("password");
     let options = node::MetadataConfig { password_file: Some(file.clone()), ..Default::default() };
-    assert_eq!(node::MetadataConfig::default().password().unwrap(), None);
+    assert_eq!(node::MetadataConfig::default().options().unwrap().password, None);
     for (text, password) in
         [("hunter2\n", "hunter2"), (" two words ", " two words "), ("x\r\n", "x"), ("x\n\n", "x\n")]
     {
         std::fs::write(&file, text).unwrap();
-        assert_eq!(options.password().unwrap().as_deref(), Some(password));
+        assert_eq!(options.options().unwrap().password.as_deref(), Some(password));
     }
     for bad in [String::new(), "\n".to_owned(), "hunter2".repeat(1000)] {
         std::fs::write(&file, bad).unwrap();
-        let error = options.password().expect_err("it is refused").to_string();
+        let error = options.options().expect_err("it is refused").to_string();
         assert!(error.contains("password_file") && !error.contains("hunter2"), "{error}");
     }
     std::fs::remove_file(&file).unwrap();
-    assert!(options.password().is_err());
+    assert!(options.options().is_err());
 }

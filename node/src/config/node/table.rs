@@ -9,7 +9,7 @@ use piculet_client::transport::MAX_DATAGRAM;
 use piculet_quorum::ids::NodeId;
 use piculet_quorum::limits::{
     FLUSH_BYTES, FLUSH_BYTES_MIN, FLUSH_INTERVAL, FLUSH_INTERVAL_MAX, PART_BYTES_MAX, RECOVERY_GRACE,
-    RECOVERY_SILENCE,
+    RECOVERY_SILENCE, WRITER_TIMEOUT,
 };
 use piculet_quorum::time::Span;
 use piculet_storage::limits::{ARENA_BYTES, CHUNK_BYTES};
@@ -65,15 +65,15 @@ static SETTINGS: [Setting; 33] = [
     setting("tls.key", Kind::Path, Required, "PEM file with its private key."),
     setting(
         "metadata",
-        text("a URL such as etcd://host:port/prefix"),
+        text("etcd://host:port,…/prefix, etcds://… (over TLS), or sqlite:PATH for nodes on one machine"),
         Required,
         "The metadata store, without credentials.",
     ),
     setting(
         "metadata_options.ca",
         Kind::Path,
-        Unset("without TLS"),
-        "PEM file with the CA of the metadata store; with it, the store is spoken to over TLS.",
+        Unset("the CAs of the system"),
+        "PEM file with the CA of a metadata store that is spoken to over TLS.",
     ),
     setting(
         "metadata_options.cert",
@@ -154,7 +154,7 @@ static SETTINGS: [Setting; 33] = [
     setting(
         "writer_timeout",
         millis(1_000, 3_600_000),
-        Time(Duration::from_secs(5)),
+        Time(time(WRITER_TIMEOUT)),
         "A writer that has not been heard of for so long is taken to have gone.",
     ),
     setting(
