@@ -30,6 +30,10 @@ pub(crate) struct Meta {
     pub(crate) lose_requests: u32,
     /// Segments per page of a view.
     pub(crate) page: usize,
+    /// Whether no node can read logs from it.
+    pub(crate) away: bool,
+    /// How often that was tried in vain.
+    pub(crate) missed: u32,
 }
 
 impl Meta {
@@ -43,6 +47,8 @@ impl Meta {
             lose_answers: 0,
             lose_requests: 0,
             page: 2,
+            away: false,
+            missed: 0,
         }
     }
 

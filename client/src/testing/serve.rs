@@ -100,6 +100,12 @@ impl Inside {
             Request::Nodes => Response::Nodes(meta.nodes()),
             Request::FindLog(name) => Response::Log(meta.find(&name)),
             Request::ListLogs { after, .. } => Response::Names(meta.names(after.as_ref(), 3)),
+            Request::ViewLog { .. } if meta.away => {
+                meta.missed += 1;
+                return Err(Refusal::Unavailable(
+                    "the metadata are away, for the sake of the test".to_owned(),
+                ));
+            }
             Request::ViewLog { log, from } => Response::View(meta.view(log, from).map(Box::new)),
             Request::Propose(proposal) => {
                 if let Proposal::Seal(seal) = &proposal {

@@ -73,8 +73,12 @@ impl Endpoint {
     ) -> Result<(Self, Acceptor), EndpointError> {
         options.check()?;
         let endpoint = Self::open(listen, identity.client()?, Some(identity.server()?), options)?;
-        let acceptor = Acceptor::new(endpoint.quinn.clone(), options.connect_timeout);
+        let acceptor = endpoint.acceptor(options);
         Ok((endpoint, acceptor))
+    }
+
+    pub(super) fn acceptor(&self, options: &TransportOptions) -> Acceptor {
+        Acceptor::new(self.quinn.clone(), options.connect_timeout)
     }
 
     /// The same with any TLS settings.
