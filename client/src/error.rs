@@ -265,3 +265,82 @@ fn connect_code(error: &ConnectError) -> &'static str {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::{Alert, OptionsError, TransportOptions};
+    use std::time::Duration;
+
+    const MANUAL: &str = include_str!("../../docs/CLIENT.md");
+
+    fn connect(error: HandshakeError) -> Error {
+        ConnectError::Handshake { address: "10.0.0.1:7781".to_owned(), error }.into()
+    }
+
+    fn bad_option() -> OptionsError {
+        TransportOptions { keep_alive: Duration::ZERO, ..TransportOptions::default() }.check().unwrap_err()
+    }
+
+    /// One of every kind.
+    fn every() -> Vec<Error> {
+        let (log, why) = (LogName::new("orders").unwrap(), || "why it is so".to_owned());
+        let address = "127.0.0.1:7781".parse().unwrap();
+        let io = || std::io::ErrorKind::PermissionDenied.into();
+        let nodes = vec![NodeId::new("node-1").unwrap()];
+        let (segment, index, epoch) = (SegmentNumber(3), Index(5), Epoch(4));
+        vec![
+            Error::NoNode(why()),
+            connect(HandshakeError::NobodyListens),
+            connect(HandshakeError::OtherProtocol),
+            connect(HandshakeError::TheyRefused { alert: Alert::UnknownCa }),
+            connect(HandshakeError::WeRefused { alert: Alert::Expired, detail: why() }),
+            ConnectError::Address { address: "node-1".to_owned(), problem: "it has no port" }.into(),
+            ConnectError::Resolve { address: "node-1:7781".to_owned(), error: io() }.into(),
+            EndpointError::Options(bad_option()).into(),
+            EndpointError::InUse { address }.into(),
+            EndpointError::Socket { address, error: io() }.into(),
+            Error::Setting { setting: "nodes", problem: why() },
+            Error::WrongCluster { address: "a:1".to_owned(), found: Nonce(1), expected: Nonce(2) },
+            Error::NotFound(log.clone()),
+            Error::AlreadyExists(log.clone()),
+            Error::Held { log, holder: "me".to_owned(), peer: Some("\"w\" at b:1".to_owned()), epoch },
+            Error::EntryTooLong(1),
+            Error::BatchSize { entries: 0, bytes: 0 },
+            Error::Overloaded { waiting: 1, why: why() },
+            Error::Fenced { epoch },
+            Error::Closed,
+            Error::Stopped(why()),
+            Error::TakeOver(why()),
+            Error::Lost { segment, nodes },
+            Error::Alarm(why()),
+            Error::Unknown(why()),
+            Error::Trimmed { trim_offset: Offset(7) },
+            Error::BeyondTail { offset: Offset(9), tail: Offset(8) },
+            Error::Damaged { segment, index, what: why() },
+            Error::Interrupted,
+            Error::Refused(why()),
+        ]
+    }
+
+    #[test]
+    fn the_manual_lists_every_code_with_what_may_be_tried_again() {
+        for error in every() {
+            let code = error.code();
+            let row = MANUAL.lines().find(|line| line.starts_with(&format!("| `{code}` |")));
+            let cells: Vec<&str> = row.unwrap_or_else(|| panic!("no row for {code}")).split('|').collect();
+            assert_eq!(cells[4].trim() == "yes", error.is_retryable(), "{code}");
+            assert!(!(error.is_retryable() && error.outcome_unknown()), "{code}: it would be done twice");
+        }
+    }
+
+    #[test]
+    fn messages_begin_like_the_middle_of_a_sentence_and_end_without_a_full_stop() {
+        for error in every() {
+            let message = error.to_string();
+            let first = message.chars().next().unwrap();
+            let begins = !first.is_uppercase() || message.starts_with("ALARM");
+            assert!(begins && !message.ends_with('.') && !message.contains('\n'), "{message}");
+        }
+    }
+}

@@ -7,23 +7,25 @@
 
 mod ask;
 mod call;
+mod greet;
 mod stream;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use ask::nonce;
 pub(crate) use call::CallError;
+pub(crate) use greet::{greet, same_cluster};
 pub(crate) use stream::refused;
 
 use crate::error::Error;
 use crate::options::ClientOptions;
-use crate::transport::{ConnectError, Connection, Endpoint, HandshakeError, RequestError, request};
+use crate::transport::{ConnectError, Connection, Endpoint, HandshakeError};
 use futures::future::{BoxFuture, WeakShared};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, future};
 use parking_lot::{Mutex, MutexGuard};
 use piculet_quorum::ids::{Incarnation, NodeId, Nonce};
-use piculet_quorum::wire::message::{Hello, Nodes, Refusal, Request, Response, Welcome};
+use piculet_quorum::wire::message::{Nodes, Welcome};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -236,15 +238,8 @@ impl Pool {
     /// Connects to an address and exchanges names.
     async fn open(&self, address: &str, expected: Option<&NodeId>) -> Result<Arc<Session>, Error> {
         let connection = self.shared.endpoint.connect(address).await?;
-        let hello = Hello { version: env!("CARGO_PKG_VERSION").to_owned(), cluster: self.state().cluster };
-        let welcome = match request(&connection, &Request::Hello(hello), self.shared.call_timeout).await {
-            Ok(Response::Welcome(welcome)) => welcome,
-            Ok(Response::Refused(refusal)) => return Err(self.turned_away(address, &refusal)),
-            Ok(_) => {
-                return Err(Error::Refused(format!("the node at {address} does not answer as a node does")));
-            }
-            Err(error) => return Err(unwelcome(address, &error)),
-        };
+        let (cluster, limit) = (self.state().cluster, self.shared.call_timeout);
+        let welcome = greet(&connection, address, cluster, limit).await?;
         if let Some(expected) = expected.filter(|expected| **expected != welcome.node) {
             let found = welcome.node;
             return Err(Error::Refused(format!(
@@ -252,17 +247,6 @@ impl Pool {
             )));
         }
         self.register(address, connection, welcome)
-    }
-
-    /// What a node's refusal of our greeting means.
-    fn turned_away(&self, address: &str, refusal: &Refusal) -> Error {
-        let ours = self.state().cluster;
-        match (refusal, ours) {
-            (Refusal::WrongCluster { cluster }, Some(expected)) => {
-                Error::WrongCluster { address: address.to_owned(), found: *cluster, expected }
-            }
-            _ => Error::Refused(format!("the node at {address} refuses: {refusal}")),
-        }
     }
 
     fn register(
@@ -274,10 +258,7 @@ impl Pool {
         let Welcome { cluster, node, memory, .. } = welcome;
         let mut state = self.state();
         let ours = *state.cluster.get_or_insert(cluster);
-        if ours != cluster {
-            let address = address.to_owned();
-            return Err(Error::WrongCluster { address, found: cluster, expected: ours });
-        }
+        same_cluster(address, Some(ours), cluster)?;
         if let Some(session) = state.live(&node).filter(|session| session.memory == memory) {
             return Ok(session);
         }
@@ -285,17 +266,6 @@ impl Pool {
         let session = Arc::new(Session { connection, node: node.clone(), memory });
         state.sessions.insert(node, session.clone());
         Ok(session)
-    }
-}
-
-/// Why a connection did not get as far as a welcome: no answer, or one of another version.
-fn unwelcome(address: &str, error: &RequestError) -> Error {
-    match error {
-        RequestError::Message(_) | RequestError::Protocol(_) => {
-            let why = format!("{error}; run the same version on both sides");
-            Error::Refused(format!("the node at {address} does not answer as a node does: {why}"))
-        }
-        other => Error::NoNode(format!("{address}: {other}")),
     }
 }
 

@@ -54,11 +54,11 @@ pub(super) struct Inside {
     pub(super) faults: Mutex<Faults>,
     /// Readers that were served.
     pub(super) subscriptions: Mutex<usize>,
-    pub(super) writers: Mutex<BTreeMap<(LogId, SegmentNumber), Writer>>,
+    pub(super) seen: Mutex<BTreeMap<(LogId, SegmentNumber), Seen>>,
 }
 
 /// What is known of a segment's writer.
-pub(super) struct Writer {
+pub(super) struct Seen {
     pub(super) streams: usize,
     /// When the last stream went, or else when the segment became known.
     pub(super) since: Instant,
@@ -85,7 +85,7 @@ impl Node {
             logs: Mutex::default(),
             faults: Mutex::default(),
             subscriptions: Mutex::default(),
-            writers: Mutex::default(),
+            seen: Mutex::default(),
         });
         let task = tokio::spawn(accept(inside.clone(), acceptor)).abort_handle();
         Self { inside, endpoint, task }
@@ -102,14 +102,19 @@ impl Node {
 
     /// Stops it; the metadata know, as its lease is gone.
     pub(crate) fn stop(&self) {
-        self.task.abort();
-        self.endpoint.close();
+        self.vanish();
         self.inside.shared.meta.lock().stop_node(&self.inside.id);
     }
 
     /// Whether it has a stream of the only log's writer.
     pub(crate) fn has_writer(&self) -> bool {
-        self.inside.writers.lock().values().any(|writer| writer.streams > 0)
+        self.inside.seen.lock().values().any(|writer| writer.streams > 0)
+    }
+
+    /// Stops it, and the metadata do not know yet.
+    pub(crate) fn vanish(&self) {
+        self.task.abort();
+        self.endpoint.close();
     }
 
     pub(crate) fn subscriptions(&self) -> usize {

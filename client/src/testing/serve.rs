@@ -1,7 +1,7 @@
 //! What a node in this process answers.
 
 use super::meta::Batches;
-use super::node::{Inside, Local, Writer};
+use super::node::{Inside, Local, Seen};
 use crate::transport::{FrameReader, RecvStream, SendStream, send_message};
 use bytes::Bytes;
 use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchVerifier, Place};
@@ -34,7 +34,7 @@ struct Writing<'a> {
 
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
-        let mut writers = self.node.writers.lock();
+        let mut writers = self.node.seen.lock();
         let writer = writers.get_mut(&self.at).expect("it was opened");
         (writer.streams, writer.since) = (writer.streams - 1, Instant::now());
     }
@@ -159,8 +159,8 @@ impl Inside {
     fn writer_seen(&self, log: LogId, segment: SegmentNumber) -> Result<WriterSeen, Refusal> {
         let epoch = self.shared.meta.lock().record(log).value.epoch;
         self.with(log, |local| local.replica.marks(segment).map(|_| ())).ok_or(Refusal::NotHere)?;
-        let mut writers = self.writers.lock();
-        let writer = writers.entry((log, segment)).or_insert_with(Writer::unseen);
+        let mut writers = self.seen.lock();
+        let writer = writers.entry((log, segment)).or_insert_with(Seen::never);
         let gone = u64::try_from(writer.since.elapsed().as_millis()).unwrap();
         let gone_ms = (writer.streams == 0).then_some(gone);
         Ok(WriterSeen { incarnation: self.memory, epoch, gone_ms, peer: writer.peer.clone() })
@@ -286,8 +286,8 @@ impl Inside {
     }
 
     fn writing(&self, log: LogId, segment: SegmentNumber, peer: &str) -> Writing<'_> {
-        let mut writers = self.writers.lock();
-        let writer = writers.entry((log, segment)).or_insert_with(Writer::unseen);
+        let mut writers = self.seen.lock();
+        let writer = writers.entry((log, segment)).or_insert_with(Seen::never);
         writer.streams += 1;
         writer.peer = Some(peer.to_owned());
         Writing { node: self, at: (log, segment) }
@@ -298,8 +298,8 @@ impl Inside {
     }
 }
 
-impl Writer {
-    fn unseen() -> Self {
+impl Seen {
+    fn never() -> Self {
         Self { streams: 0, since: Instant::now(), peer: None }
     }
 }
