@@ -1,31 +1,46 @@
 //! `piculet read`.
 
-use super::{ConnectArgs, Failure};
+use super::entry::EntryOut;
+use super::start;
+use super::{ConnectArgs, Failure, Output};
+use crate::progress::Progress;
 use clap::Args;
 use futures::FutureExt;
-use piculet_client::{ReadOptions, Start};
-use piculet_quorum::ids::{LogName, Offset};
-use std::io::Write;
+use piculet_client::{Entry, ReadOptions, Start};
+use piculet_quorum::ids::LogName;
+use std::io::{self, BufWriter, IsTerminal, Write};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Entries are written as they were appended, with nothing between them: what `append` read comes out
-again, byte for byte.
+again, byte for byte (`--output raw`, which is the default). With `--output json` each is an object
+on a line of its own, with its offset, timestamp and headers; `append --headers` takes these back.
+Without --follow it ends at the tail: everything acknowledged before the call is read.
 
 Examples:
   piculet read orders                            everything, then end
   piculet read orders --from latest --follow     what is appended from now on
+  piculet read orders --limit 100 --output json
   piculet read orders --from 1000 --newline      from offset 1000 on, a newline after each entry")]
 pub(super) struct ReadArgs {
     /// The log's name.
     #[arg(value_parser = |name: &str| LogName::new(name))]
     log: LogName,
     /// Where to start: earliest, latest, or an offset.
-    #[arg(long, default_value = "earliest", value_parser = parse_start)]
+    #[arg(
+        long,
+        default_value = "earliest",
+        value_name = "PLACE",
+        allow_hyphen_values = true,
+        value_parser = start::parse
+    )]
     from: Start,
     /// Wait for more at the end, instead of ending there.
     #[arg(long)]
     follow: bool,
+    /// End after this many entries.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
     /// Write a newline after each entry.
     #[arg(long)]
     newline: bool,
@@ -33,39 +48,53 @@ pub(super) struct ReadArgs {
     connect: ConnectArgs,
 }
 
-fn parse_start(text: &str) -> Result<Start, String> {
-    match text {
-        "earliest" => Ok(Start::Earliest),
-        "latest" => Ok(Start::Latest),
-        offset => {
-            let offset = offset.parse().map(Offset);
-            offset
-                .map(Start::Offset)
-                .map_err(|_| "expected earliest, latest, or an offset such as 1000".to_owned())
-        }
+pub(super) async fn run(args: ReadArgs, output: Output) -> Result<(), Failure> {
+    if args.newline && output == Output::Json {
+        return Err(Failure::usage("--newline is for raw entries: each JSON object is on a line already"));
     }
-}
-
-pub(super) async fn run(args: ReadArgs) -> Result<(), Failure> {
     let client = args.connect.connect().await?;
-    let mut reader = client.read(&args.log, args.from, ReadOptions { follow: args.follow }).await?;
-    let mut out = std::io::BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
-    loop {
+    let options = ReadOptions { follow: args.follow };
+    let mut reader = client.read(&args.log, args.from, options).await?;
+    let bar = bar(&args);
+    let mut out = BufWriter::with_capacity(1 << 20, io::stdout().lock());
+    let mut entries = 0;
+    while args.limit.is_none_or(|limit| entries < limit) {
         let next = match reader.next().now_or_never() {
             Some(next) => next,
             None => {
                 // Nothing is here at the moment: whoever follows sees what there is.
                 out.flush()?;
+                bar.set(entries);
                 reader.next().await
             }
         };
         let Some(entry) = next else { break };
-        out.write_all(&entry?.payload)?;
-        if args.newline {
-            out.write_all(b"\n")?;
-        }
+        write(&entry?, output, args.newline, &mut out)?;
+        entries += 1;
     }
     out.flush()?;
+    bar.done();
     client.close().await;
     Ok(())
+}
+
+/// A bar would run through the entries where both are on one terminal, and has no end to show where
+/// more is waited for.
+fn bar(args: &ReadArgs) -> Progress {
+    if args.follow || io::stdout().is_terminal() {
+        return Progress::hidden();
+    }
+    Progress::entries("read", args.limit)
+}
+
+fn write(entry: &Entry, output: Output, newline: bool, out: &mut impl Write) -> io::Result<()> {
+    match output {
+        Output::Text => out.write_all(&entry.payload)?,
+        Output::Json => {
+            let headers = std::iter::empty();
+            let entry = EntryOut::new(entry.offset, entry.timestamp, headers, &entry.payload);
+            serde_json::to_writer(&mut *out, &entry)?;
+        }
+    }
+    if newline || output == Output::Json { out.write_all(b"\n") } else { Ok(()) }
 }

@@ -1,0 +1,169 @@
+//! How a command fails: a message for people, a code for scripts, and an exit code for shells.
+
+use super::Output;
+use super::output::say;
+use crate::local::LocalError;
+use crate::settings::SettingsError;
+use piculet_client::Error;
+use serde::Serialize;
+use std::any::Any;
+use std::fmt::Display;
+
+/// A command's failure, as its user reads it.
+#[derive(Debug)]
+pub struct Failure {
+    code: &'static str,
+    message: String,
+}
+
+/// What an error code means to a shell: the exit code, what it stands for, and the error codes that
+/// lead to it. Every other error code leads to [`FAILED`].
+pub(super) const EXITS: [(u8, &str, &[&str]); 10] = [
+    (2, "wrong use of the command line or a wrong setting", &["usage", "settings", "endpoint"]),
+    (3, "there is no such log, or it has been deleted", &["not-found", "deleted"]),
+    (4, "there is a log of that name already", &["already-exists"]),
+    (5, "a live writer holds the log, or another took it over", &["held", "fenced"]),
+    (6, "the offset is trimmed, or beyond the tail", &["trimmed", "beyond-tail"]),
+    (7, "no node answers, or too few", &["no-node", "take-over"]),
+    (8, "refused for good: certificate, version, cluster", &["certificate", "version", "cluster", "connect"]),
+    (9, "the outcome is not known: look before trying again", &["outcome-unknown", "unknown", "stopped"]),
+    (10, "data is damaged or lost, or copies differ", &["damaged", "lost", "alarm"]),
+    (11, "the nodes are overloaded: try again later", &["overloaded"]),
+];
+
+/// The exit code of every failure that has none of its own.
+pub(super) const FAILED: u8 = 1;
+
+/// The form of a failure under `--output json`.
+#[derive(Serialize)]
+struct Document<'a> {
+    error: Body<'a>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Body<'a> {
+    code: &'a str,
+    message: &'a str,
+}
+
+impl Failure {
+    /// A failure with a code of its own.
+    pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// The command line asks for something that makes no sense.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new("usage", message)
+    }
+
+    /// The same failure, with more to its message.
+    #[must_use]
+    pub(crate) fn with(mut self, more: &str) -> Self {
+        self.message.push_str("; ");
+        self.message.push_str(more);
+        self
+    }
+
+    /// What shells get.
+    pub(super) fn exit_code(&self) -> u8 {
+        let exit = EXITS.iter().find(|(_, _, codes)| codes.contains(&self.code));
+        exit.map_or(FAILED, |(exit, ..)| *exit)
+    }
+
+    /// What people read.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What stands in documents.
+    pub(super) fn body(&self) -> Body<'_> {
+        Body { code: self.code, message: &self.message }
+    }
+
+    /// Says it on the standard error.
+    pub(super) fn report(&self, output: Output) {
+        let line = match output {
+            Output::Text => format!("piculet: {}", self.message),
+            Output::Json => {
+                serde_json::to_string(&Document { error: self.body() }).expect("it is plain text")
+            }
+        };
+        say(&line);
+    }
+}
+
+impl<E: Display + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { code: code(&error), message: error.to_string() }
+    }
+}
+
+/// Commands meet errors of many kinds; those that scripts must tell apart have codes.
+fn code(error: &dyn Any) -> &'static str {
+    if let Some(error) = error.downcast_ref::<Error>() {
+        return client_code(error);
+    }
+    if error.is::<SettingsError>() {
+        return "settings";
+    }
+    if error.is::<LocalError>() {
+        return "local";
+    }
+    if error.is::<std::io::Error>() {
+        return "io";
+    }
+    "failed"
+}
+
+fn client_code(error: &Error) -> &'static str {
+    match error {
+        Error::NoNode(_) => "no-node",
+        Error::Connect(_) => "connect",
+        Error::Endpoint(_) => "endpoint",
+        Error::NotFound(_) => "not-found",
+        Error::AlreadyExists(_) => "already-exists",
+        Error::EntryTooLong(_) => "entry-too-long",
+        Error::BatchSize { .. } => "batch-size",
+        Error::Overloaded { .. } => "overloaded",
+        Error::Fenced { .. } => "fenced",
+        Error::Closed => "closed",
+        Error::Stopped(_) => "stopped",
+        Error::TakeOver(_) => "take-over",
+        Error::Lost { .. } => "lost",
+        Error::Alarm(_) => "alarm",
+        Error::Unknown(_) => "unknown",
+        Error::Trimmed { .. } => "trimmed",
+        Error::BeyondTail { .. } => "beyond-tail",
+        Error::Damaged { .. } => "damaged",
+        Error::Interrupted => "interrupted",
+        Error::Refused(_) => "refused",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use piculet_quorum::ids::Offset;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn exit_codes_are_distinct_and_each_error_code_has_one() {
+        let exits: BTreeSet<u8> = EXITS.iter().map(|(exit, ..)| *exit).chain([0, FAILED]).collect();
+        assert_eq!(exits.len(), EXITS.len() + 2);
+        let codes: Vec<&str> = EXITS.iter().flat_map(|(_, _, codes)| codes.iter().copied()).collect();
+        assert_eq!(codes.iter().collect::<BTreeSet<_>>().len(), codes.len());
+    }
+
+    #[test]
+    fn errors_keep_their_code_and_message() {
+        let gone = Failure::from(Error::Trimmed { trim_offset: Offset(7) });
+        assert_eq!((gone.code, gone.exit_code()), ("trimmed", 6));
+        let plain = Failure::from("it rains");
+        assert_eq!((plain.code, plain.exit_code(), &*plain.message), ("failed", FAILED, "it rains"));
+        let more = Failure::usage("no").with("twice no");
+        assert_eq!((more.exit_code(), &*more.message), (2, "no; twice no"));
+        let document = serde_json::to_string(&Document { error: more.body() }).expect("it is text");
+        assert_eq!(document, r#"{"error":{"code":"usage","message":"no; twice no"}}"#);
+    }
+}
