@@ -7,22 +7,25 @@
 
 mod ask;
 mod call;
+mod greet;
 mod stream;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use ask::nonce;
 pub(crate) use call::CallError;
+pub(crate) use greet::{greet, same_cluster};
 pub(crate) use stream::refused;
 
 use crate::error::Error;
 use crate::options::ClientOptions;
-use crate::transport::{ConnectError, Connection, Endpoint, HandshakeError, request};
+use crate::transport::{ConnectError, Connection, Endpoint, HandshakeError};
 use futures::future::{BoxFuture, WeakShared};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, future};
 use parking_lot::{Mutex, MutexGuard};
 use piculet_quorum::ids::{Incarnation, NodeId, Nonce};
-use piculet_quorum::wire::message::{Hello, Nodes, Request, Response, Welcome};
+use piculet_quorum::wire::message::{Nodes, Welcome};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,12 +100,11 @@ impl Pool {
     /// # Panics
     /// Outside a tokio runtime.
     pub(crate) fn new(options: &ClientOptions) -> Result<Self, Error> {
-        if options.nodes.is_empty() {
-            return Err(Error::Refused("no node is given: name at least one as host:port".to_owned()));
-        }
+        options.check()?;
         let endpoint = Endpoint::client(&options.identity, &options.transport)?;
         let (seeds, call_timeout) = (options.nodes.clone(), options.call_timeout);
-        let shared = Shared { endpoint, seeds, call_timeout, state: Mutex::default() };
+        let state = State { cluster: options.cluster, ..State::default() };
+        let shared = Shared { endpoint, seeds, call_timeout, state: Mutex::new(state) };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -236,17 +238,8 @@ impl Pool {
     /// Connects to an address and exchanges names.
     async fn open(&self, address: &str, expected: Option<&NodeId>) -> Result<Arc<Session>, Error> {
         let connection = self.shared.endpoint.connect(address).await?;
-        let hello = Hello { version: env!("CARGO_PKG_VERSION").to_owned(), cluster: self.state().cluster };
-        let welcome = match request(&connection, &Request::Hello(hello), self.shared.call_timeout).await {
-            Ok(Response::Welcome(welcome)) => welcome,
-            Ok(Response::Refused(refusal)) => {
-                return Err(Error::Refused(format!("the node at {address} refuses: {refusal}")));
-            }
-            Ok(_) => {
-                return Err(Error::Refused(format!("the node at {address} does not answer as a node does")));
-            }
-            Err(error) => return Err(Error::NoNode(format!("{address}: {error}"))),
-        };
+        let (cluster, limit) = (self.state().cluster, self.shared.call_timeout);
+        let welcome = greet(&connection, address, cluster, limit).await?;
         if let Some(expected) = expected.filter(|expected| **expected != welcome.node) {
             let found = welcome.node;
             return Err(Error::Refused(format!(
@@ -265,11 +258,7 @@ impl Pool {
         let Welcome { cluster, node, memory, .. } = welcome;
         let mut state = self.state();
         let ours = *state.cluster.get_or_insert(cluster);
-        if ours != cluster {
-            return Err(Error::Refused(format!(
-                "node {node} at {address} is of cluster {cluster}, the others are of {ours}; give nodes of one cluster"
-            )));
-        }
+        same_cluster(address, Some(ours), cluster)?;
         if let Some(session) = state.live(&node).filter(|session| session.memory == memory) {
             return Ok(session);
         }
@@ -293,11 +282,17 @@ fn none_of(errors: Vec<Error>) -> Error {
                     ..
                 }
         ),
-        Error::Refused(_) => true,
+        Error::Refused(_) | Error::WrongCluster { .. } => true,
         _ => false,
     };
     if let Some(error) = errors.iter().find(final_one) {
         return error.clone();
     }
-    Error::NoNode(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    // A single name that stands for nothing is said as what it is.
+    if let [Error::Connect(error)] = &errors[..]
+        && matches!(&**error, ConnectError::Resolve { .. })
+    {
+        return Error::Connect(error.clone());
+    }
+    Error::NoNode(errors.iter().map(Error::reason).collect::<Vec<_>>().join("; "))
 }

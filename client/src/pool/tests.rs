@@ -2,7 +2,7 @@
 
 use super::{CallError, Pool};
 use crate::testing::{Cluster, Faults, log_name, node_id, soon};
-use crate::{ClientOptions, Error};
+use crate::{Client, ClientOptions, Error};
 use futures::future::join_all;
 use piculet_quorum::ids::{Level, LogId, Nonce};
 use piculet_quorum::meta::create::CreateLog;
@@ -54,7 +54,7 @@ async fn who_does_not_answer_is_named() {
     let error = soon(Pool::new(&stranger).unwrap().any()).await.map(|_| ()).unwrap_err();
     assert!(matches!(error, Error::Connect(_)) && !error.is_retryable(), "{error}");
     let none = ClientOptions { nodes: vec![], ..options };
-    assert!(matches!(Pool::new(&none).map(|_| ()), Err(Error::Refused(_))));
+    assert!(matches!(Pool::new(&none).map(|_| ()), Err(Error::Setting { setting: "nodes", .. })));
 }
 
 #[tokio::test]
@@ -93,8 +93,49 @@ async fn nodes_of_another_name_or_cluster_are_refused() {
     let error = soon(first.session_by_name(&node_id("b"))).await.map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("node b was expected") && error.contains("but c is there"), "{error}");
     cluster.shared.meta.lock().cluster = Nonce(78);
-    let error = soon(first.session_by_name(&node_id("c"))).await.map(|_| ()).unwrap_err().to_string();
-    assert!(error.contains(&Nonce(78).to_string()), "{error}");
+    let error = soon(first.session_by_name(&node_id("c"))).await.map(|_| ()).unwrap_err();
+    assert!(matches!(error, Error::WrongCluster { found: Nonce(78), expected: Nonce(77), .. }), "{error}");
+    // The setting says which one is expected.
+    let options = ClientOptions { cluster: Some(Nonce(5)), ..cluster.options(&["a"]) };
+    let error = soon(Client::connect(options.clone())).await.map(|_| ()).unwrap_err();
+    assert!(matches!(error, Error::WrongCluster { found: Nonce(78), expected: Nonce(5), .. }), "{error}");
+    assert!(error.to_string().contains(&options.nodes[0]) && !error.is_retryable(), "{error}");
+    assert_eq!(error.code(), "wrong-cluster");
+    let options = ClientOptions { cluster: Some(Nonce(78)), ..options };
+    soon(Client::connect(options)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_keeps_us_from_a_node_is_told_apart() {
+    let cluster = Cluster::start(&["a"]);
+    let quick = |nodes: &[&str]| {
+        let nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
+        let mut options = ClientOptions { nodes, ..cluster.options(&[]) };
+        options.transport.connect_timeout = Duration::from_millis(200);
+        options
+    };
+    let address = cluster.node("a").address();
+    let other_host = address.replace("127.0.0.1", "localhost");
+    let (socket, nobody) = silent();
+    let stranger = ClientOptions { identity: Cluster::start(&[]).identity("client"), ..quick(&[&address]) };
+    let zero = ClientOptions { call_timeout: Duration::ZERO, ..quick(&[&address]) };
+    for (options, code, says) in [
+        (quick(&[&nobody]), "no-node", "UDP is blocked"),
+        (quick(&["no-such-host.invalid:1"]), "unresolved-host", "no-such-host.invalid:1"),
+        (quick(&["node-1"]), "bad-address", "it has no port"),
+        (quick(&[&other_host]), "certificate", "made for another host"),
+        (quick(&[]), "setting", "nodes"),
+        (stranger, "certificate", "another CA"),
+        (zero, "setting", "call_timeout"),
+    ] {
+        let error = soon(Client::connect(options)).await.map(|_| ()).unwrap_err();
+        assert_eq!(error.code(), code, "{error}");
+        assert!(error.to_string().contains(says), "{error}");
+        assert_eq!(error.is_retryable(), code == "no-node", "{error}");
+    }
+    drop(socket);
+    let error = soon(Client::connect(quick(&[&nobody]))).await.map(|_| ()).unwrap_err();
+    assert!(error.code() == "no-node" && error.to_string().contains("nobody listens"), "{error}");
 }
 
 #[tokio::test]

@@ -8,6 +8,18 @@
 //! | how is a connection opened or accepted, and why was it not | [`Endpoint`], [`Acceptor`], [`HandshakeError`] |
 //! | how is a frame read or written | [`FrameReader`], [`send_message`] |
 //! | how is a question asked | [`request`] |
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use piculet_client::transport::{Endpoint, Identity, PeerIdentity, TransportOptions};
+//!
+//! let [ca, cert, key] = ["ca.pem", "client.pem", "client.key"].map(|file| std::path::Path::new("certs").join(file));
+//! let endpoint = Endpoint::client(&Identity::load(&ca, &cert, &key)?, &TransportOptions::default())?;
+//! let connection = endpoint.connect("10.0.0.1:7781").await?;
+//! println!("connected to {:?}", PeerIdentity::of_connection(&connection));
+//! # Ok(())
+//! # }
+//! ```
 
 mod accept;
 mod config;
@@ -15,6 +27,7 @@ mod endpoint;
 mod error;
 mod frames;
 mod peer;
+mod probe;
 mod request;
 mod socket;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use quinn::Connection;
 use rustls::pki_types::CertificateDer;
 use std::fmt;
+use std::time::{Duration, SystemTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The peer of a connection, whose certificate the handshake has verified.
@@ -26,6 +27,23 @@ impl PeerIdentity {
     pub fn of_connection(connection: &Connection) -> Option<Self> {
         let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
         chain.first().map(Self::of)
+    }
+}
+
+impl PeerIdentity {
+    /// The certificate's subject, such as `CN=node-1`; none when the certificate cannot be parsed.
+    #[must_use]
+    pub fn subject(&self) -> Option<String> {
+        let (_, parsed) = X509Certificate::from_der(&self.certificate).ok()?;
+        Some(parsed.subject().to_string())
+    }
+
+    /// When the certificate expires; none when it cannot be parsed, or names a time before 1970.
+    #[must_use]
+    pub fn expires(&self) -> Option<SystemTime> {
+        let (_, parsed) = X509Certificate::from_der(&self.certificate).ok()?;
+        let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
     }
 }
 

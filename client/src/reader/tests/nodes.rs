@@ -6,27 +6,27 @@ use piculet_quorum::ids::{LogName, Offset, SegmentNumber};
 use piculet_quorum::writer::WriterOptions;
 use std::time::Duration;
 
-const FOLLOW: ReadOptions = ReadOptions { follow: true };
-const STOP: ReadOptions = ReadOptions { follow: false };
+pub(super) const FOLLOW: ReadOptions = ReadOptions { follow: true };
+pub(super) const STOP: ReadOptions = ReadOptions { follow: false };
 
-async fn append(writer: &LogWriter, payloads: &[String]) {
+pub(super) async fn append(writer: &LogWriter, payloads: &[String]) {
     for payload in payloads {
         soon(writer.append(payload)).await.unwrap();
     }
 }
 
-async fn reader(client: &Client, name: &LogName, start: Start, options: ReadOptions) -> LogReader {
+pub(super) async fn reader(client: &Client, name: &LogName, start: Start, options: ReadOptions) -> LogReader {
     soon(client.read(name, start, options)).await.unwrap()
 }
 
-async fn everything(client: &Client, name: &LogName, start: Start) -> Vec<String> {
+pub(super) async fn everything(client: &Client, name: &LogName, start: Start) -> Vec<String> {
     let (payloads, error) = read_all(&mut reader(client, name, start, STOP).await).await;
     assert!(error.is_none(), "{error:?}");
     payloads
 }
 
 /// A log of three segments, with four entries each, the last of them open.
-async fn three_segments(cluster: &Cluster) -> (Client, LogName, LogWriter) {
+pub(super) async fn three_segments(cluster: &Cluster) -> (Client, LogName, LogWriter) {
     let (client, name) = cluster.client_and_log().await;
     append(&soon(client.take_over(&name)).await.unwrap(), &numbered("x", 0..4)).await;
     append(&soon(client.take_over(&name)).await.unwrap(), &numbered("x", 4..8)).await;

@@ -125,6 +125,33 @@ async fn a_server_that_must_not_be_trusted_is_not() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_has_expired_is_refused_as_that_on_both_sides() {
+    let authority = Authority::new("test CA");
+    authority.issue("late", |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    let late = authority.certified("late");
+    let (good, node) = (authority.identity("writer"), authority.identity("node-1"));
+
+    let mut config = node.server().unwrap();
+    config.cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(late.clone()));
+    let options = options();
+    let endpoint = Endpoint::open(loopback(), node.client().unwrap(), Some(config), &options).unwrap();
+    let mut acceptor = endpoint.acceptor(&options);
+    let address = endpoint.local_addr().to_string();
+    let ours = Endpoint::client(&good, &options).unwrap();
+    let (ours, theirs) = refusal(&ours, &address, &mut acceptor).await;
+    assert!(matches!(ours, HandshakeError::WeRefused { alert: Alert::Expired, .. }), "{ours}");
+    assert!(ours.to_string().contains("has expired"), "{ours}");
+    assert_eq!(theirs, HandshakeError::TheyRefused { alert: Alert::Expired });
+
+    let (address, _server, mut acceptor) = server(&node);
+    let mut config = good.client().unwrap();
+    config.client_auth_cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(late));
+    let (ours, theirs) = refusal(&client(config), &address, &mut acceptor).await;
+    assert_eq!(ours, HandshakeError::TheyRefused { alert: Alert::Expired });
+    assert!(matches!(theirs, HandshakeError::WeRefused { alert: Alert::Expired, .. }), "{theirs}");
+}
+
+#[tokio::test]
 async fn garbage_datagrams_do_not_disturb_a_server() {
     let authority = Authority::new("test CA");
     let (address, _server, mut acceptor) = server(&authority.identity("node-1"));
@@ -161,6 +188,15 @@ async fn what_cannot_be_reached_is_said_plainly() {
     let expected = HandshakeError::NoAnswer { waited: brief.connect_timeout };
     assert!(matches!(error, ConnectError::Handshake { error, .. } if error == expected), "{message}");
     assert!(message.contains(&address) && message.contains("UDP is blocked"), "{message}");
+    // No longer bound: the machine says so itself.
+    drop(silent);
+    let error = soon(client.connect(&address)).await.unwrap_err();
+    let message = error.to_string();
+    assert!(
+        matches!(error, ConnectError::Handshake { error: HandshakeError::NobodyListens, .. }),
+        "{message}"
+    );
+    assert!(message.contains(&address) && message.contains("nobody listens"), "{message}");
 
     let error = soon(client.connect("no-such-host.invalid:7781")).await.unwrap_err();
     assert!(matches!(error, ConnectError::Resolve { .. }), "{error}");
