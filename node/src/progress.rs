@@ -25,14 +25,17 @@ impl Progress {
         Self::new(what, total, template)
     }
 
-    /// Progress in entries, out of `total` where that is known.
+    /// Progress in entries, of which there is no telling yet how many there will be.
     #[must_use]
-    pub(crate) fn entries(what: &'static str, total: Option<u64>) -> Self {
-        let template = match total {
-            Some(_) => "{msg} {human_pos} of {human_len} entries [{wide_bar}] {per_sec}, {eta} left",
-            None => "{spinner} {msg} {human_pos} entries, {per_sec}",
-        };
-        Self::new(what, total, template)
+    pub(crate) fn entries(what: &'static str) -> Self {
+        Self::new(what, None, "{spinner} {msg} {human_pos} entries, {per_sec}")
+    }
+
+    /// It is known now how many entries there will be.
+    pub(crate) fn out_of(&self, total: u64) {
+        let template = "{msg} {human_pos} of {human_len} entries [{wide_bar}] {per_sec}, {eta} left";
+        self.bar.set_style(ProgressStyle::with_template(template).expect("the template is fixed"));
+        self.bar.set_length(total);
     }
 
     fn new(what: &'static str, total: Option<u64>, template: &'static str) -> Self {

@@ -24,11 +24,15 @@ another writer takes the log over meanwhile, or the nodes are lost, the message 
 offset everything is safe. SIGINT and SIGTERM end the input: what was read is appended, and the log
 is closed.
 
+A log has one writer. While another is alive the command fails, and says who that is; one that was
+killed is waited for, some seconds. --take-over does not wait, and stops the other.
+
 Examples:
   piculet append orders --file orders.ndjson     each line, with its newline, is an entry
   producer | piculet append orders --create      the same from a pipe, to a log that may be new
   piculet append images --file disk.img --record-bytes 65536
   piculet append orders --header source=shop < orders.ndjson
+  piculet append orders --take-over < /dev/null  fence whoever writes it, and close it
   piculet read old --output json | piculet append new --create --headers")]
 pub(super) struct AppendArgs {
     /// The log's name.
@@ -52,6 +56,9 @@ pub(super) struct AppendArgs {
     /// it has any: what `read --output json` prints.
     #[arg(long)]
     headers: bool,
+    /// Take the log over from its writer, alive or not: that one is fenced and fails.
+    #[arg(long)]
+    take_over: bool,
     /// Create the log if there is none of that name.
     #[arg(long)]
     create: bool,
@@ -151,7 +158,13 @@ async fn open(client: &Client, args: &AppendArgs) -> Result<LogWriter, Failure> 
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(client.take_over(&args.log).await?)
+    let writer =
+        if args.take_over { client.take_over(&args.log).await } else { client.open(&args.log).await };
+    writer.map_err(|error| {
+        let held = matches!(error, Error::Held { .. });
+        let failure = Failure::from(error);
+        if held { failure.with("with --take-over it is taken from it") } else { failure }
+    })
 }
 
 fn bar(args: &AppendArgs) -> Progress {

@@ -2,7 +2,7 @@
 
 use super::output::{Show, say};
 use super::{Failure, Output};
-use crate::local::{ClusterSpec, Etcd, LocalCluster, ScratchDir, Store, tools};
+use crate::local::{ClusterSpec, LocalCluster, ScratchDir, Store, tools};
 use clap::Args;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -11,9 +11,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-etcd is looked for under PICULET_ETCD, in .tools (where `make setup` puts it) and on the PATH.
-Metadata, objects and certificates are kept in the directory, if one is given, and the next start
-goes on with them. The nodes' memory is not kept: what it holds is archived before they stop.
+Nothing else is needed: metadata are kept in a sqlite file and objects in a directory. Both stay
+with the certificates in --dir, if that is given, and the next start goes on with them. The nodes'
+memory is not kept: what it holds is archived before they stop. Logs whose writers have gone are
+recovered and archived by the nodes.
 
 Examples:
   piculet dev                     in a temporary directory, removed at the end
@@ -60,10 +61,9 @@ pub(super) async fn run(args: DevArgs, output: Output) -> Result<(), Failure> {
         (None, None) => unreachable!("one of them was just made"),
     };
     std::fs::create_dir_all(&dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
-    say(&format!("starting etcd and three nodes in {} …", dir.display()));
-    let mut etcd = Etcd::start(&dir).await?;
+    say(&format!("starting three nodes in {} …", dir.display()));
     let objects = dir.join("objects");
-    let metadata = format!("{}/piculet", etcd.url());
+    let metadata = format!("sqlite:{}", dir.join("metadata.db").display());
     let mut spec = ClusterSpec::new(tools::piculet()?, &dir, metadata.clone(), Store::directory(&objects));
     spec.buffer_bytes = args.buffer_mib << 20;
     let cluster = LocalCluster::start(spec).await?;
@@ -73,9 +73,7 @@ pub(super) async fn run(args: DevArgs, output: Output) -> Result<(), Failure> {
         _ = terminate.recv() => {}
     }
     say("stopping: what is in memory is archived first …");
-    cluster.stop().await?;
-    etcd.stop().await?;
-    Ok(())
+    Ok(cluster.stop().await?)
 }
 
 fn running(cluster: &LocalCluster, metadata: String, objects: PathBuf) -> Running {

@@ -5,6 +5,7 @@ use super::output::say;
 use crate::local::LocalError;
 use crate::settings::SettingsError;
 use piculet_client::Error;
+use piculet_client::transport::TlsError;
 use serde::Serialize;
 use std::any::Any;
 use std::fmt::Display;
@@ -19,14 +20,18 @@ pub struct Failure {
 /// What an error code means to a shell: the exit code, what it stands for, and the error codes that
 /// lead to it. Every other error code leads to [`FAILED`].
 pub(super) const EXITS: [(u8, &str, &[&str]); 10] = [
-    (2, "wrong use of the command line or a wrong setting", &["usage", "settings", "endpoint"]),
+    (2, "wrong use of the command line or a wrong setting", &["usage", "settings", "setting", "bad-address"]),
     (3, "there is no such log, or it has been deleted", &["not-found", "deleted"]),
     (4, "there is a log of that name already", &["already-exists"]),
     (5, "a live writer holds the log, or another took it over", &["held", "fenced"]),
     (6, "the offset is trimmed, or beyond the tail", &["trimmed", "beyond-tail"]),
-    (7, "no node answers, or too few", &["no-node", "take-over"]),
-    (8, "refused for good: certificate, version, cluster", &["certificate", "version", "cluster", "connect"]),
-    (9, "the outcome is not known: look before trying again", &["outcome-unknown", "unknown", "stopped"]),
+    (7, "no node answers, or too few", &["no-node", "unresolved-host", "takeover-failed"]),
+    (
+        8,
+        "refused for good: certificate, version, cluster",
+        &["certificate", "protocol-version", "wrong-cluster"],
+    ),
+    (9, "the outcome is not known: look before trying again", &["unknown-outcome"]),
     (10, "data is damaged or lost, or copies differ", &["damaged", "lost", "alarm"]),
     (11, "the nodes are overloaded: try again later", &["overloaded"]),
 ];
@@ -102,7 +107,10 @@ impl<E: Display + 'static> From<E> for Failure {
 /// Commands meet errors of many kinds; those that scripts must tell apart have codes.
 fn code(error: &dyn Any) -> &'static str {
     if let Some(error) = error.downcast_ref::<Error>() {
-        return client_code(error);
+        return error.code();
+    }
+    if error.is::<TlsError>() {
+        return "certificate";
     }
     if error.is::<SettingsError>() {
         return "settings";
@@ -114,31 +122,6 @@ fn code(error: &dyn Any) -> &'static str {
         return "io";
     }
     "failed"
-}
-
-fn client_code(error: &Error) -> &'static str {
-    match error {
-        Error::NoNode(_) => "no-node",
-        Error::Connect(_) => "connect",
-        Error::Endpoint(_) => "endpoint",
-        Error::NotFound(_) => "not-found",
-        Error::AlreadyExists(_) => "already-exists",
-        Error::EntryTooLong(_) => "entry-too-long",
-        Error::BatchSize { .. } => "batch-size",
-        Error::Overloaded { .. } => "overloaded",
-        Error::Fenced { .. } => "fenced",
-        Error::Closed => "closed",
-        Error::Stopped(_) => "stopped",
-        Error::TakeOver(_) => "take-over",
-        Error::Lost { .. } => "lost",
-        Error::Alarm(_) => "alarm",
-        Error::Unknown(_) => "unknown",
-        Error::Trimmed { .. } => "trimmed",
-        Error::BeyondTail { .. } => "beyond-tail",
-        Error::Damaged { .. } => "damaged",
-        Error::Interrupted => "interrupted",
-        Error::Refused(_) => "refused",
-    }
 }
 
 #[cfg(test)]

@@ -80,10 +80,10 @@ enum Command {
     /// Make a certificate authority, and certificates for nodes and clients.
     #[command(subcommand)]
     Certs(certs::CertsCommand),
-    /// Create, list and describe logs.
+    /// Create, list, describe, truncate and delete logs.
     #[command(subcommand)]
     Log(log::LogCommand),
-    /// Append to a log, from a file or the standard input: takes the log over.
+    /// Append to a log, from a file or the standard input.
     Append(append::AppendArgs),
     /// Read a log to the standard output.
     Read(read::ReadArgs),
@@ -93,7 +93,7 @@ enum Command {
     Version(version::VersionArgs),
     /// Print a script that completes commands and options in a shell.
     Completions(completions::CompletionsArgs),
-    /// Run etcd and three nodes on this machine, to try Piculet out; Ctrl-C stops them all.
+    /// Run three nodes on this machine, to try Piculet out; Ctrl-C stops them all.
     Dev(dev::DevArgs),
     /// Measure.
     #[command(subcommand)]

@@ -102,6 +102,7 @@ fn settings_that_exclude_each_other_are_refused() {
     for (line, part) in [
         ("append a --headers --record-bytes 5", "cannot be used with"),
         ("append a --header novalue", "NAME=VALUE"),
+        ("log truncate a", "--before"),
         ("read a --limit 0", "--limit"),
         ("read a --from -10parsecs", "earliest, latest"),
         ("read a --output xml", "text, json"),
