@@ -187,8 +187,8 @@ async fn what_goes_wrong_on_the_command_line_is_said_with_its_remedy() {
     site.run(&["read", "a", "--from", "middle"], b"").await.failed(2, &["earliest, latest"]);
     site.run(&["append", "a", "--record-bytes", "0"], b"").await.failed(2, &["--record-bytes"]);
     site.run(&["append", "a", "--file", "missing.txt"], b"").await.failed(1, &["missing.txt"]);
-    site.run(&["append", "a", "--certs", "elsewhere"], b"").await.failed(1, &["elsewhere/ca.pem"]);
-    site.run(&["read", "a", "--identity", "stranger"], b"").await.failed(1, &["certs/stranger."]);
+    site.run(&["append", "a", "--certs", "elsewhere"], b"").await.failed(8, &["elsewhere/ca.pem"]);
+    site.run(&["read", "a", "--identity", "stranger"], b"").await.failed(8, &["certs/stranger."]);
     site.run(&["certs", "ca"], b"").await.failed(1, &["ca.pem", "not overwritten"]);
     let nobody = free_port().expect("a port").addr().to_string();
     site.run(&["read", "a", "--nodes", &nobody], b"").await.failed(7, &[&nobody]);
@@ -269,7 +269,7 @@ async fn the_development_cluster_starts_serves_and_stops_without_a_trace() {
     assert_eq!(run(&["read", "first"], b"").await.ok(), "hello\n");
 
     let started = descendants(dev.pid());
-    assert_eq!(started.len(), 4, "etcd and three nodes");
+    assert_eq!(started.len(), 3, "three nodes and nothing else");
     signal(dev.pid(), libc::SIGINT);
     let ended = bounded("it ends", dev.wait(PATIENCE)).await.expect("it ends");
     assert!(ended.success(), "{ended}: {}", shown());
