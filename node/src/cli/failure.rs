@@ -11,7 +11,7 @@ use std::any::Any;
 use std::fmt::Display;
 
 /// A command's failure, as its user reads it.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Failure {
     code: &'static str,
     message: String,
@@ -42,13 +42,7 @@ pub(super) const FAILED: u8 = 1;
 /// The form of a failure under `--output json`.
 #[derive(Serialize)]
 struct Document<'a> {
-    error: Body<'a>,
-}
-
-#[derive(Serialize)]
-pub(super) struct Body<'a> {
-    code: &'a str,
-    message: &'a str,
+    error: &'a Failure,
 }
 
 impl Failure {
@@ -81,18 +75,16 @@ impl Failure {
         &self.message
     }
 
-    /// What stands in documents.
-    pub(super) fn body(&self) -> Body<'_> {
-        Body { code: self.code, message: &self.message }
+    /// What programs tell it by.
+    pub(super) fn code(&self) -> &'static str {
+        self.code
     }
 
     /// Says it on the standard error.
     pub(super) fn report(&self, output: Output) {
         let line = match output {
             Output::Text => format!("piculet: {}", self.message),
-            Output::Json => {
-                serde_json::to_string(&Document { error: self.body() }).expect("it is plain text")
-            }
+            Output::Json => serde_json::to_string(&Document { error: self }).expect("it is plain text"),
         };
         say(&line);
     }
@@ -146,7 +138,7 @@ mod tests {
         assert_eq!((plain.code, plain.exit_code(), &*plain.message), ("failed", FAILED, "it rains"));
         let more = Failure::usage("no").with("twice no");
         assert_eq!((more.exit_code(), &*more.message), (2, "no; twice no"));
-        let document = serde_json::to_string(&Document { error: more.body() }).expect("it is text");
+        let document = serde_json::to_string(&Document { error: &more }).expect("it is text");
         assert_eq!(document, r#"{"error":{"code":"usage","message":"no; twice no"}}"#);
     }
 }

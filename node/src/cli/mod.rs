@@ -12,6 +12,7 @@ mod input;
 mod log;
 mod node;
 mod output;
+mod ping;
 mod read;
 mod start;
 mod status;
@@ -89,6 +90,8 @@ enum Command {
     Read(read::ReadArgs),
     /// Show how the nodes are.
     Status(status::StatusArgs),
+    /// Try every node: whether it answers, how fast, over which datagrams, and who it is.
+    Ping(ping::PingArgs),
     /// Show the version of this program and of what it speaks and writes.
     Version(version::VersionArgs),
     /// Print a script that completes commands and options in a shell.
@@ -153,6 +156,7 @@ fn carry_out(command: Command, output: Output) -> Result<(), Failure> {
         Command::Append(args) => on_one_thread(append::run(args, output)),
         Command::Read(args) => on_one_thread(read::run(args, output)),
         Command::Status(args) => on_one_thread(status::run(args, output)),
+        Command::Ping(args) => on_one_thread(ping::run(args, output)),
         Command::Version(args) => version::run(&args, output),
         Command::Completions(args) => completions::run(&args),
         Command::Dev(args) => on_one_thread(dev::run(args, output)),

@@ -1,6 +1,5 @@
 //! `piculet status`.
 
-use super::failure::Body;
 use super::output::Show;
 use super::{ConnectArgs, Failure, Output};
 use crate::progress::size;
@@ -8,7 +7,7 @@ use clap::Args;
 use piculet_client::{Error, NodeId};
 use piculet_quorum::meta::NodeState;
 use piculet_quorum::wire::message::{NodeView, Status};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
@@ -51,17 +50,7 @@ struct Node {
 #[serde(untagged)]
 enum Answer {
     Well { buffer_bytes: u64, buffer_used: u64, uploading: usize, conditional_put: bool },
-    None { error: Silence },
-}
-
-/// Why a node said nothing.
-struct Silence(Failure);
-
-impl Serialize for Silence {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let body: Body<'_> = self.0.body();
-        body.serialize(serializer)
-    }
+    None { error: Failure },
 }
 
 pub(super) async fn run(args: StatusArgs, output: Output) -> Result<(), Failure> {
@@ -90,7 +79,7 @@ fn shown(node: NodeId, view: NodeView, answer: Option<Result<Status, Error>>) ->
             uploading: status.uploading.len(),
             conditional_put: status.conditional_put,
         },
-        Err(error) => Answer::None { error: Silence(error.into()) },
+        Err(error) => Answer::None { error: error.into() },
     });
     let running = view.running.is_some();
     let (version, state, addresses) = match view.running {
@@ -118,7 +107,7 @@ impl Show for Cluster {
                     node.addresses.join(" "),
                     if node.state == Some(NodeState::Draining) { " (draining)" } else { "" },
                 )?,
-                Some(Answer::None { error: Silence(failure) }) => writeln!(out, "{}", failure.message())?,
+                Some(Answer::None { error }) => writeln!(out, "{}", error.message())?,
                 None if node.running => writeln!(out, "has just started")?,
                 None => writeln!(out, "not running")?,
             }

@@ -183,7 +183,7 @@ async fn what_goes_wrong_on_the_command_line_is_said_with_its_remedy() {
     }
     site.run(&["read", "a", "--from", "2"], b"")
         .await
-        .failed(6, &["offset 2", "beyond the end of the log, 1"]);
+        .failed(6, &["offset 2", "beyond the end of the log", "its tail is 1"]);
     site.run(&["read", "a", "--from", "middle"], b"").await.failed(2, &["earliest, latest"]);
     site.run(&["append", "a", "--record-bytes", "0"], b"").await.failed(2, &["--record-bytes"]);
     site.run(&["append", "a", "--file", "missing.txt"], b"").await.failed(1, &["missing.txt"]);

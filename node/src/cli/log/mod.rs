@@ -175,7 +175,8 @@ pub(super) async fn run(command: LogCommand, output: Output) -> Result<(), Failu
 
 async fn delete(args: DeleteArgs, output: Output) -> Result<(), Failure> {
     let DeleteArgs { named: Named { log, connect }, yes } = args;
-    if !yes && !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+    let nobody_to_ask = !io::stdin().is_terminal() || !io::stderr().is_terminal();
+    if !yes && nobody_to_ask {
         let why = format!("there is no terminal to ask whether {log} is to be deleted: say --yes");
         return Err(Failure::usage(why));
     }
