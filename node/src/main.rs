@@ -1,9 +1,7 @@
 //! The `piculet` command.
 
-use clap::Parser;
-use piculet_node::cli::Cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    piculet_node::cli::run(Cli::parse())
+    piculet_node::cli::main(std::env::args_os())
 }

@@ -1,4 +1,4 @@
-//! Progress of long work: a bar on a terminal, plain lines or nothing in a pipe.
+//! Progress of long work: a bar on a terminal, nothing in a pipe.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
@@ -9,19 +9,48 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// No bar.
+    #[must_use]
+    pub(crate) fn hidden() -> Self {
+        Self { bar: ProgressBar::hidden() }
+    }
+
     /// Progress in bytes, out of `total` where that is known.
     #[must_use]
     pub(crate) fn bytes(what: &'static str, total: Option<u64>) -> Self {
-        if !std::io::stderr().is_terminal() {
-            return Self { bar: ProgressBar::hidden() };
-        }
         let template = match total {
             Some(_) => "{msg} {bytes} of {total_bytes} [{wide_bar}] {bytes_per_sec}, {eta} left",
             None => "{spinner} {msg} {bytes}, {bytes_per_sec}",
         };
+        Self::new(what, total, template)
+    }
+
+    /// Progress in entries, of which there is no telling yet how many there will be.
+    #[must_use]
+    pub(crate) fn entries(what: &'static str) -> Self {
+        Self::new(what, None, "{spinner} {msg} {human_pos} entries, {per_sec}")
+    }
+
+    /// It is known now how many entries there will be.
+    pub(crate) fn out_of(&self, total: u64) {
+        let template = "{msg} {human_pos} of {human_len} entries [{wide_bar}] {per_sec}, {eta} left";
+        self.bar.set_style(ProgressStyle::with_template(template).expect("the template is fixed"));
+        self.bar.set_length(total);
+    }
+
+    fn new(what: &'static str, total: Option<u64>, template: &'static str) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self::hidden();
+        }
         let style = ProgressStyle::with_template(template).expect("the template is fixed");
         let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
         Self { bar: bar.with_style(style).with_message(what) }
+    }
+
+    /// Whether anybody sees it.
+    #[must_use]
+    pub(crate) fn is_seen(&self) -> bool {
+        !self.bar.is_hidden()
     }
 
     /// So much is done.
@@ -29,9 +58,9 @@ impl Progress {
         self.bar.set_position(done);
     }
 
-    /// Prints a line above the bar; without a terminal, just the line.
-    pub(crate) fn line(&self, text: &str) {
-        self.bar.suspend(|| println!("{text}"));
+    /// Does something that writes to the terminal, with the bar out of the way.
+    pub(crate) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.bar.suspend(write)
     }
 
     /// Removes the bar.

@@ -1,13 +1,15 @@
 //! Appends with a fixed number under way: throughput, latency, CPU time per append.
 
-use crate::cli::{ConnectArgs, Failure};
+use crate::cli::{ConnectArgs, Failure, Output, Show};
 use crate::usage;
 use clap::Args;
 use hdrhistogram::Histogram;
 use piculet_client::{Client, Error, LogWriter};
 use piculet_quorum::ids::LogName;
 use piculet_quorum::limits::ENTRY_BYTES_MAX;
+use serde::Serialize;
 use std::cell::RefCell;
+use std::io::{self, Write};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::task::{LocalSet, spawn_local};
@@ -55,36 +57,81 @@ pub(super) struct Figures {
 }
 
 /// The heading of a table of figures.
-pub(super) const HEADING: &str =
+const HEADING: &str =
     "  size window  datagram  appends/s     MB/s   p50 µs   p99 µs  p999 µs   CPU µs/append (client + nodes)";
 
-pub(super) async fn run(args: AppendArgs) -> Result<(), Failure> {
+pub(super) async fn run(args: AppendArgs, output: Output) -> Result<(), Failure> {
     let client = args.connect.connect().await?;
-    println!("{HEADING}");
+    heading(output)?;
     let figures = LocalSet::new().run_until(measure(&client, &args.load)).await?;
-    println!("{}", row(&args.load, &figures));
+    output.show(&Row::new(&args.load, &figures))?;
     client.close().await;
     Ok(())
 }
 
+/// People get a heading above the figures.
+///
+/// # Errors
+/// When the standard output takes no more.
+pub(super) fn heading(output: Output) -> io::Result<()> {
+    match output {
+        Output::Text => writeln!(io::stdout(), "{HEADING}"),
+        Output::Json => Ok(()),
+    }
+}
+
 /// One line of a table of figures.
-#[must_use]
-pub(super) fn row(load: &Load, figures: &Figures) -> String {
-    let micros = |quantile| figures.latency.value_at_quantile(quantile) as f64 / 1e3;
-    format!(
-        "{:>6} {:>6} {:>9} {:>10.0} {:>8.1} {:>8.1} {:>8.1} {:>8.1}   {:.2} ({:.2} + {:.2})",
-        load.size,
-        load.window,
-        figures.datagram,
-        figures.rate,
-        figures.megabytes,
-        micros(0.5),
-        micros(0.99),
-        micros(0.999),
-        figures.cpu_client + figures.cpu_nodes,
-        figures.cpu_client,
-        figures.cpu_nodes,
-    )
+#[derive(Serialize)]
+pub(super) struct Row {
+    size: u32,
+    window: u32,
+    datagram: u16,
+    appends_per_second: f64,
+    megabytes_per_second: f64,
+    p50_micros: f64,
+    p99_micros: f64,
+    p999_micros: f64,
+    cpu_client_micros: f64,
+    cpu_nodes_micros: f64,
+}
+
+impl Row {
+    #[must_use]
+    pub(super) fn new(load: &Load, figures: &Figures) -> Self {
+        let micros = |quantile| figures.latency.value_at_quantile(quantile) as f64 / 1e3;
+        Self {
+            size: load.size,
+            window: load.window,
+            datagram: figures.datagram,
+            appends_per_second: figures.rate,
+            megabytes_per_second: figures.megabytes,
+            p50_micros: micros(0.5),
+            p99_micros: micros(0.99),
+            p999_micros: micros(0.999),
+            cpu_client_micros: figures.cpu_client,
+            cpu_nodes_micros: figures.cpu_nodes,
+        }
+    }
+}
+
+impl Show for Row {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(
+            out,
+            "{:>6} {:>6} {:>9} {:>10.0} {:>8.1} {:>8.1} {:>8.1} {:>8.1}   {:.2} ({:.2} + {:.2})",
+            self.size,
+            self.window,
+            self.datagram,
+            self.appends_per_second,
+            self.megabytes_per_second,
+            self.p50_micros,
+            self.p99_micros,
+            self.p999_micros,
+            self.cpu_client_micros + self.cpu_nodes_micros,
+            self.cpu_client_micros,
+            self.cpu_nodes_micros,
+        )
+    }
 }
 
 struct Shared {

@@ -3,15 +3,31 @@
 mod append;
 mod suite;
 
-use crate::cli::Failure;
+use crate::cli::{Failure, Output};
 use clap::Subcommand;
 
 /// What is measured.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  piculet bench suite                          a cluster on this machine, and the whole table
+  piculet bench append --nodes 10.0.0.1:7781 --window 1024")]
 pub enum BenchCommand {
     /// Append to a fresh log of a running cluster.
+    #[command(after_help = "\
+The log is left behind; its name begins with bench/.
+
+Examples:
+  piculet bench append --seconds 10
+  piculet bench append --size 100 --window 1024 --output json")]
     Append(append::AppendArgs),
     /// Start a cluster on this machine and measure appends at windows 1, 64 and 1024.
+    #[command(after_help = "\
+etcd is looked for under PICULET_ETCD, in .tools (where `make setup` puts it) and on the PATH.
+
+Examples:
+  piculet bench suite
+  piculet bench suite --seconds 2 --rounds 3 --output json")]
     Suite(suite::SuiteArgs),
 }
 
@@ -19,9 +35,9 @@ pub enum BenchCommand {
 ///
 /// # Errors
 /// When the cluster fails; there are no figures then.
-pub async fn run(command: BenchCommand) -> Result<(), Failure> {
+pub async fn run(command: BenchCommand, output: Output) -> Result<(), Failure> {
     match command {
-        BenchCommand::Append(args) => append::run(args).await,
-        BenchCommand::Suite(args) => suite::run(args).await,
+        BenchCommand::Append(args) => append::run(args, output).await,
+        BenchCommand::Suite(args) => suite::run(args, output).await,
     }
 }

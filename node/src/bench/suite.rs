@@ -1,7 +1,7 @@
 //! The whole table, on a cluster of its own.
 
-use super::append::{HEADING, Load, measure, row};
-use crate::cli::Failure;
+use super::append::{Load, Row, heading, measure};
+use crate::cli::{Failure, Output, say};
 use crate::local::{ClusterSpec, Etcd, LocalCluster, ScratchDir, Store, tools};
 use clap::Args;
 use piculet_client::transport::{Identity, TransportOptions};
@@ -26,7 +26,7 @@ pub struct SuiteArgs {
 const DATAGRAMS: [u16; 3] = [1452, 8900, 65000];
 const WINDOWS: [u32; 3] = [1, 64, 1024];
 
-pub(super) async fn run(args: SuiteArgs) -> Result<(), Failure> {
+pub(super) async fn run(args: SuiteArgs, output: Output) -> Result<(), Failure> {
     let scratch = ScratchDir::create(&std::env::temp_dir())?;
     let mut etcd = Etcd::start(scratch.path()).await?;
     let store = Store::directory(&scratch.path().join("objects"));
@@ -39,8 +39,8 @@ pub(super) async fn run(args: SuiteArgs) -> Result<(), Failure> {
     let certs = cluster.certs();
     let file = |name: &str| certs.join(name);
     let nodes: Vec<String> = cluster.addrs().iter().map(ToString::to_string).collect();
-    println!("client, three nodes and etcd share this machine's processors");
-    println!("{HEADING}");
+    say("client, three nodes and etcd share this machine's processors");
+    heading(output)?;
     for _ in 0..args.rounds {
         for datagram in DATAGRAMS {
             for window in WINDOWS {
@@ -51,7 +51,7 @@ pub(super) async fn run(args: SuiteArgs) -> Result<(), Failure> {
                 let client = Client::connect(options).await?;
                 let load = Load { size: args.size, window, seconds: args.seconds };
                 let figures = LocalSet::new().run_until(measure(&client, &load)).await?;
-                println!("{}", row(&load, &figures));
+                output.show(&Row::new(&load, &figures))?;
                 client.close().await;
             }
         }

@@ -1,34 +1,64 @@
 //! `piculet append`.
 
-use super::{ConnectArgs, Failure};
+use super::entry::EntryIn;
+use super::input::{self, Cut};
+use super::output::{Show, say};
+use super::{ConnectArgs, Failure, Output};
 use crate::progress::{Progress, size};
 use clap::Args;
-use piculet_client::{Error, LogWriter};
+use piculet_client::{Client, Error, LogWriter};
+use piculet_quorum::headers::Headers;
 use piculet_quorum::ids::{LogName, Offset};
-use piculet_quorum::limits::{BATCH_BYTES_TARGET, ENTRY_BYTES_MAX};
-use std::io::{BufRead, BufReader, Read, Write};
+use piculet_quorum::limits::ENTRY_BYTES_MAX;
+use serde::Serialize;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Ends when the input does and everything is acknowledged; the summary says at which offsets. When
+another writer takes the log over meanwhile, or the nodes are lost, the message says below which
+offset everything is safe. SIGINT and SIGTERM end the input: what was read is appended, and the log
+is closed.
+
+A log has one writer. While another is alive the command fails, and says who that is; one that was
+killed is waited for, some seconds. --take-over does not wait, and stops the other.
+
 Examples:
   piculet append orders --file orders.ndjson     each line, with its newline, is an entry
-  producer | piculet append orders               the same from a pipe
-  piculet append images --file disk.img --record-bytes 65536")]
+  producer | piculet append orders --create      the same from a pipe, to a log that may be new
+  piculet append images --file disk.img --record-bytes 65536
+  piculet append orders --header source=shop < orders.ndjson
+  piculet append orders --take-over < /dev/null  fence whoever writes it, and close it
+  piculet read old --output json | piculet append new --create --headers")]
 pub(super) struct AppendArgs {
-    /// The log's name. Any other writer of it is stopped.
+    /// The log's name.
     #[arg(value_parser = |name: &str| LogName::new(name))]
     log: LogName,
     /// What to append; the standard input unless given.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Cut the input into entries of this many bytes (the last may be shorter) instead of lines.
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=ENTRY_BYTES_MAX as i64))]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        conflicts_with = "headers",
+        value_parser = clap::value_parser!(u32).range(1..=ENTRY_BYTES_MAX as i64)
+    )]
     record_bytes: Option<u32>,
+    /// A header for every entry; repeat for more.
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
+    header: Vec<(String, String)>,
+    /// Each line of the input is a JSON object with "payload" or "payload_base64", and "headers" if
+    /// it has any: what `read --output json` prints.
+    #[arg(long)]
+    headers: bool,
+    /// Take the log over from its writer, alive or not: that one is fenced and fails.
+    #[arg(long)]
+    take_over: bool,
     /// Create the log if there is none of that name.
     #[arg(long)]
     create: bool,
@@ -43,63 +73,122 @@ pub(super) struct AppendArgs {
 /// How often `--acks` looks.
 const ACKS_EVERY: Duration = Duration::from_millis(100);
 
-/// Entries of the input, read on a thread of their own.
-type Records = Vec<Vec<u8>>;
+/// What was done.
+#[derive(Serialize)]
+struct Appended {
+    entries: u64,
+    bytes: u64,
+    first_offset: u64,
+    end_offset: u64,
+    seconds: f64,
+}
 
-pub(super) async fn run(args: AppendArgs) -> Result<(), Failure> {
-    let mut records = start_reading(&args)?;
+/// What is safe.
+#[derive(Serialize)]
+struct Acknowledged {
+    acknowledged: u64,
+}
+
+pub(super) async fn run(args: AppendArgs, output: Output) -> Result<(), Failure> {
+    let cut = match args.record_bytes {
+        Some(bytes) => Cut::Bytes(bytes),
+        None if args.headers => Cut::Json,
+        None => Cut::Lines,
+    };
+    let headers = headers_of(&args.header)?;
+    let mut pieces = input::start(args.file.as_deref(), cut, headers)?;
     let client = args.connect.connect().await?;
+    let writer = open(&client, &args).await?;
+    let bar = bar(&args);
+    let first = writer.status().next;
+    let (mut entries, mut bytes) = (0_u64, 0_u64);
+    let start = Instant::now();
+    let mut acks = Acks { wanted: args.acks, output, told: None };
+    acks.tell(&writer, &bar)?;
+    let mut tick = tokio::time::interval(ACKS_EVERY);
+    let mut stop = pin!(stopped());
+    let mut end = Ok(());
+    loop {
+        let piece = tokio::select! {
+            piece = pieces.recv() => piece,
+            _ = tick.tick() => {
+                acks.tell(&writer, &bar)?;
+                continue;
+            }
+            // What was read is appended, and the log is left sealed.
+            name = &mut stop => {
+                let name = name?;
+                bar.suspend(|| say(&format!("{name}: stopping; the rest of the input is not appended")));
+                break;
+            }
+        };
+        let Some(piece) = piece else { break };
+        for entry in piece.entries {
+            append(&writer, &entry).await.map_err(|error| told(&writer, error))?;
+            entries += 1;
+            bytes += entry.payload.len() as u64;
+        }
+        bar.set(bytes);
+        if let Some(last) = piece.end {
+            end = last;
+            break;
+        }
+        // The writer's own tasks get their turn.
+        tokio::task::yield_now().await;
+    }
+    writer.flush().await.map_err(|error| told(&writer, error))?;
+    acks.tell(&writer, &bar)?;
+    let seconds = start.elapsed().as_secs_f64();
+    bar.done();
+    let end_offset = writer.close().await?.0;
+    client.close().await;
+    if let Err(why) = end {
+        return Err(Failure::new("input", why).with(&format!(
+            "the {entries} entries before it were appended, at offsets {first} to {end_offset}"
+        )));
+    }
+    summary(&Appended { entries, bytes, first_offset: first.0, end_offset, seconds }, output)?;
+    Ok(())
+}
+
+async fn open(client: &Client, args: &AppendArgs) -> Result<LogWriter, Failure> {
     if args.create {
         match client.create_log(&args.log).await {
             Ok(_) | Err(Error::AlreadyExists(_)) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    let total = args.file.as_ref().and_then(|file| Some(std::fs::metadata(file).ok()?.len()));
-    let progress = Progress::bytes("appended", total);
-    let writer = client.take_over(&args.log).await?;
-    let first = writer.status().next;
-    let (mut entries, mut bytes) = (0_u64, 0_u64);
-    let start = Instant::now();
-    let mut acks = Acks { wanted: args.acks, told: None };
-    acks.tell(&writer)?;
-    let mut tick = tokio::time::interval(ACKS_EVERY);
-    let mut stop = pin!(stopped());
-    loop {
-        let read = tokio::select! {
-            read = records.recv() => read,
-            _ = tick.tick() => {
-                acks.tell(&writer)?;
-                continue;
-            }
-            // What was read is appended, and the log is left sealed.
-            name = &mut stop => {
-                eprintln!("{}: stopping; the rest of the input is not appended", name?);
-                break;
-            }
-        };
-        let Some(read) = read else { break };
-        for record in read? {
-            append(&writer, &record).await.map_err(|error| told(&writer, &error))?;
-            entries += 1;
-            bytes += record.len() as u64;
-        }
-        progress.set(bytes);
-        // The writer's own tasks get their turn.
-        tokio::task::yield_now().await;
+    let writer =
+        if args.take_over { client.take_over(&args.log).await } else { client.open(&args.log).await };
+    writer.map_err(|error| {
+        let held = matches!(error, Error::Held { .. });
+        let failure = Failure::from(error);
+        if held { failure.with("with --take-over it is taken from it") } else { failure }
+    })
+}
+
+fn bar(args: &AppendArgs) -> Progress {
+    // Whoever types the entries needs no bar between them.
+    if args.file.is_none() && io::stdin().is_terminal() {
+        return Progress::hidden();
     }
-    writer.flush().await.map_err(|error| told(&writer, &error))?;
-    acks.tell(&writer)?;
-    let seconds = start.elapsed().as_secs_f64();
-    progress.done();
-    let end = writer.close().await?;
-    client.close().await;
-    eprintln!(
-        "appended {entries} entries ({}) at offsets {first} to {end}, all acknowledged, in {seconds:.1} s ({}/s)",
-        size(bytes),
-        size((bytes as f64 / seconds.max(1e-3)) as u64),
-    );
-    Ok(())
+    let total = args.file.as_ref().and_then(|file| Some(std::fs::metadata(file).ok()?.len()));
+    // Lines of JSON are longer than what is appended.
+    Progress::bytes("appended", total.filter(|_| !args.headers))
+}
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Headers::default().push(name, value.as_bytes()).map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn headers_of(pairs: &[(String, String)]) -> Result<Headers, Failure> {
+    let mut headers = Headers::default();
+    for (name, value) in pairs {
+        headers.push(name, value.as_bytes()).map_err(|error| Failure::usage(error.to_string()))?;
+    }
+    Ok(headers)
 }
 
 /// Waits until the command is told to stop.
@@ -114,26 +203,28 @@ async fn stopped() -> Result<&'static str, Failure> {
 /// What has been printed for `--acks`.
 struct Acks {
     wanted: bool,
+    output: Output,
     told: Option<Offset>,
 }
 
 impl Acks {
-    fn tell(&mut self, writer: &LogWriter) -> Result<(), Failure> {
+    fn tell(&mut self, writer: &LogWriter, bar: &Progress) -> io::Result<()> {
         let committed = writer.status().committed;
-        if self.wanted && self.told != Some(committed) {
-            self.told = Some(committed);
-            let mut out = std::io::stdout().lock();
-            writeln!(out, "acknowledged {committed}")?;
-            out.flush()?;
+        if !self.wanted || self.told == Some(committed) {
+            return Ok(());
         }
-        Ok(())
+        self.told = Some(committed);
+        bar.suspend(|| self.output.show(&Acknowledged { acknowledged: committed.0 }))
     }
 }
 
 /// Appends without waiting for the acknowledgement, but waits while there is no room.
-async fn append(writer: &LogWriter, record: &[u8]) -> Result<(), Error> {
+async fn append(writer: &LogWriter, entry: &EntryIn) -> Result<(), Error> {
+    if !entry.headers.encoded().is_empty() {
+        return Err(Error::Refused("writers take no headers yet: append without them".to_owned()));
+    }
     loop {
-        match writer.append(record).queued() {
+        match writer.append(&entry.payload).queued() {
             Ok(()) => return Ok(()),
             Err(Error::Overloaded { .. }) => writer.ready().await,
             Err(error) => return Err(error),
@@ -141,124 +232,51 @@ async fn append(writer: &LogWriter, record: &[u8]) -> Result<(), Error> {
     }
 }
 
-fn told(writer: &LogWriter, error: &Error) -> Failure {
+fn told(writer: &LogWriter, error: Error) -> Failure {
     let committed = writer.status().committed;
-    format!("{error}; every entry below offset {committed} is acknowledged").into()
+    Failure::from(error).with(&format!("every entry below offset {committed} is acknowledged"))
 }
 
-fn start_reading(args: &AppendArgs) -> Result<mpsc::Receiver<Result<Records, String>>, Failure> {
-    let input: Box<dyn Read + Send> = match &args.file {
-        Some(path) => Box::new(
-            std::fs::File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?,
-        ),
-        None => Box::new(std::io::stdin()),
-    };
-    let record_bytes = args.record_bytes;
-    let (send, receive) = mpsc::channel(16);
-    std::thread::Builder::new().name("input".to_owned()).spawn(move || {
-        let mut input = BufReader::with_capacity(1 << 20, input);
-        let mut line = 0_u64;
-        loop {
-            let (read, at_end) = gather(&mut input, record_bytes, &mut line);
-            let failed = read.is_err();
-            // It fails when the command has failed and takes no more.
-            if send.blocking_send(read).is_err() || failed || at_end {
-                return;
-            }
-        }
-    })?;
-    Ok(receive)
-}
-
-/// Reads about a batch's worth of entries, or fewer when the next would have to be waited for: what
-/// a slow producer has written goes on its way.
-fn gather(
-    input: &mut BufReader<impl Read>,
-    record_bytes: Option<u32>,
-    line: &mut u64,
-) -> (Result<Records, String>, bool) {
-    let (mut records, mut bytes) = (Vec::new(), 0);
-    while bytes < BATCH_BYTES_TARGET {
-        let mut record = Vec::new();
-        let limit = record_bytes.map_or(ENTRY_BYTES_MAX as u64 + 1, u64::from);
-        let mut limited = input.by_ref().take(limit);
-        let read = match record_bytes {
-            Some(_) => limited.read_to_end(&mut record),
-            None => limited.read_until(b'\n', &mut record),
-        };
-        *line += 1;
-        match read {
-            Err(error) => return (Err(format!("cannot read the input: {error}")), false),
-            Ok(0) => return (Ok(records), true),
-            Ok(read) if read > ENTRY_BYTES_MAX => {
-                let why = format!(
-                    "line {line} is longer than the {ENTRY_BYTES_MAX} bytes that an entry may have; \
-                     use --record-bytes to cut the input into entries of a fixed size"
-                );
-                return (Err(why), false);
-            }
-            Ok(read) => bytes += read,
-        }
-        records.push(record);
-        let next_is_here = match record_bytes {
-            Some(len) => input.buffer().len() >= len as usize,
-            None => input.buffer().contains(&b'\n'),
-        };
-        if !next_is_here {
-            break;
-        }
+/// The summary is for people, or it is the result.
+fn summary(appended: &Appended, output: Output) -> io::Result<()> {
+    match output {
+        Output::Text => output.write(appended, &mut io::stderr()),
+        Output::Json => output.show(appended),
     }
-    (Ok(records), false)
+}
+
+impl Show for Appended {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(
+            out,
+            "appended {} entries ({}) at offsets {} to {}, all acknowledged, in {:.1} s ({}/s)",
+            self.entries,
+            size(self.bytes),
+            self.first_offset,
+            self.end_offset,
+            self.seconds,
+            size((self.bytes as f64 / self.seconds.max(1e-3)) as u64),
+        )
+    }
+}
+
+impl Show for Acknowledged {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "acknowledged {}", self.acknowledged)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn all(input: &[u8], record_bytes: Option<u32>) -> Records {
-        let (mut input, mut line, mut records) = (BufReader::new(input), 0, Vec::new());
-        loop {
-            let (read, at_end) = gather(&mut input, record_bytes, &mut line);
-            records.extend(read.expect("it reads"));
-            if at_end {
-                return records;
-            }
-        }
-    }
-
     #[test]
-    fn entries_put_together_are_the_input() {
-        let input = b"one\n\nthree\r\nno newline at the end";
-        assert_eq!(all(input, None), [&b"one\n"[..], b"\n", b"three\r\n", b"no newline at the end"]);
-        assert_eq!(all(input, Some(10)).concat(), input);
-        assert_eq!(all(input, Some(10)).len(), 4);
-        assert!(all(b"", None).is_empty());
-    }
-
-    /// A pipe with something in it, whose producer takes its time.
-    struct Slow(&'static [u8]);
-
-    impl Read for Slow {
-        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-            assert!(!self.0.is_empty(), "it waits although there is something to append");
-            self.0.read(buf)
-        }
-    }
-
-    #[test]
-    fn what_is_here_does_not_wait_for_what_is_not() {
-        let (read, at_end) = gather(&mut BufReader::new(Slow(b"one\ntwo\nthr")), None, &mut 0);
-        assert_eq!((read.expect("it reads"), at_end), (vec![b"one\n".to_vec(), b"two\n".to_vec()], false));
-        let (read, _) = gather(&mut BufReader::new(Slow(b"onetwoth")), Some(3), &mut 0);
-        assert_eq!(read.expect("it reads"), [b"one", b"two"]);
-    }
-
-    #[test]
-    fn a_line_that_is_too_long_is_named() {
-        let input = vec![b'x'; ENTRY_BYTES_MAX + 1];
-        let (read, _) = gather(&mut BufReader::new(&input[..]), None, &mut 0);
-        assert!(read.expect_err("it is refused").starts_with("line 1 is longer"));
-        let (read, _) = gather(&mut BufReader::new(&input[1..]), None, &mut 0);
-        assert_eq!(read.expect("the longest line is fine")[0].len(), ENTRY_BYTES_MAX);
+    fn headers_have_a_name_and_a_value() {
+        assert_eq!(parse_header("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert_eq!(parse_header("a="), Ok(("a".to_owned(), String::new())));
+        assert!(parse_header("a").expect_err("no value").contains("NAME=VALUE"));
+        assert!(parse_header("=b").expect_err("no name").contains("header name"));
+        let pairs = vec![("a".to_owned(), "x".repeat(60_000)); 2];
+        assert_eq!(headers_of(&pairs).expect_err("too long").exit_code(), 2);
     }
 }

@@ -1,14 +1,26 @@
 //! `piculet certs`.
 
-use super::Failure;
+use super::output::Show;
+use super::{Failure, Output};
 use crate::certs::{self, CA_DAYS, LEAF_DAYS};
 use clap::{Args, Subcommand};
+use serde::Serialize;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  piculet certs ca                             once for a cluster
+  piculet certs node node-1 --host 10.0.0.1    for each node
+  piculet certs client                         for the applications")]
 pub(super) enum CertsCommand {
     /// Make a certificate authority: ca.pem and ca.key. Whoever has ca.key can make nodes and
     /// clients; keep it away from both.
+    #[command(after_help = "\
+Examples:
+  piculet certs ca
+  piculet certs ca --certs /root/piculet-ca --days 730")]
     Ca {
         #[command(flatten)]
         place: Place,
@@ -17,6 +29,11 @@ pub(super) enum CertsCommand {
         days: u32,
     },
     /// Make a node's certificate: NAME.pem and NAME.key.
+    #[command(after_help = "\
+Clients and other nodes check that the host they connect to is named in the certificate.
+
+Examples:
+  piculet certs node node-1 --host 10.0.0.1 --host node-1.internal")]
     Node {
         /// The node's name.
         name: String,
@@ -30,6 +47,10 @@ pub(super) enum CertsCommand {
         days: u32,
     },
     /// Make a client's certificate: NAME.pem and NAME.key.
+    #[command(after_help = "\
+Examples:
+  piculet certs client
+  piculet certs client billing --days 90       then: piculet read orders --identity billing")]
     Client {
         /// The client's name.
         #[arg(default_value = "client")]
@@ -49,7 +70,15 @@ pub(super) struct Place {
     certs: PathBuf,
 }
 
-pub(super) fn run(command: &CertsCommand) -> Result<(), Failure> {
+/// Files that were made.
+#[derive(Serialize)]
+struct Made {
+    name: String,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+pub(super) fn run(command: &CertsCommand, output: Output) -> Result<(), Failure> {
     let (place, name) = match command {
         CertsCommand::Ca { place, days } => {
             certs::create_ca(&place.certs, *days)?;
@@ -64,6 +93,13 @@ pub(super) fn run(command: &CertsCommand) -> Result<(), Failure> {
             (place, name.as_str())
         }
     };
-    println!("wrote {0}/{name}.pem and {0}/{name}.key", place.certs.display());
+    let file = |extension: &str| place.certs.join(format!("{name}.{extension}"));
+    output.show(&Made { name: name.to_owned(), cert: file("pem"), key: file("key") })?;
     Ok(())
+}
+
+impl Show for Made {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "wrote {} and {}", self.cert.display(), self.key.display())
+    }
 }

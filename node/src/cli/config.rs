@@ -1,19 +1,35 @@
 //! `piculet config`.
 
-use super::Failure;
 use super::node::parse_set;
+use super::output::Show;
+use super::{Failure, Output};
 use crate::config::client::{ClientConfig, FILE_VARIABLE};
 use crate::config::{self, NodeConfig};
 use crate::settings::{SettingRow, Sources};
 use clap::{Args, Subcommand};
+use serde::Serialize;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  piculet config show --config node.toml
+  piculet config doc | less")]
 pub(super) enum ConfigCommand {
     /// Print every setting, its value and where it came from.
     Show(ShowArgs),
     /// Print a description of every setting: docs/CONFIGURATION.md.
+    #[command(after_help = "\
+Examples:
+  piculet config doc | less")]
     Doc,
+}
+
+/// Every setting.
+#[derive(Serialize)]
+struct Shown {
+    settings: Vec<SettingRow>,
 }
 
 #[derive(Debug, Args)]
@@ -45,24 +61,30 @@ impl ShowArgs {
         let mut sources = Sources::environment().with_set(&self.set);
         sources.file = self.config;
         if !self.client {
-            let (_, settings) = NodeConfig::resolve(&sources).map_err(Failure::refused)?;
+            let (_, settings) = NodeConfig::resolve(&sources)?;
             return Ok(settings.rows());
         }
         if sources.file.is_none() {
             sources.file = std::env::var_os(FILE_VARIABLE).map(PathBuf::from);
         }
-        let config = ClientConfig::load(&sources).map_err(Failure::refused)?;
+        let config = ClientConfig::load(&sources)?;
         super::connect::warn(config.settings());
         Ok(config.settings().rows())
     }
 }
 
-pub(super) fn run(command: ConfigCommand) -> Result<(), Failure> {
+pub(super) fn run(command: ConfigCommand, output: Output) -> Result<(), Failure> {
     match command {
-        ConfigCommand::Show(args) => print!("{}", table(&args.rows()?)),
-        ConfigCommand::Doc => print!("{}", config::document()),
+        ConfigCommand::Show(args) => output.show(&Shown { settings: args.rows()? })?,
+        ConfigCommand::Doc => io::stdout().write_all(config::document().as_bytes())?,
     }
     Ok(())
+}
+
+impl Show for Shown {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(table(&self.settings).as_bytes())
+    }
 }
 
 fn table(rows: &[SettingRow]) -> String {

@@ -2,6 +2,7 @@
 
 use super::Failure;
 use super::node::parse_set;
+use super::output::say;
 use crate::config::client::{ClientConfig, FILE_VARIABLE};
 use crate::settings::{Settings, Sources};
 use clap::Args;
@@ -47,7 +48,7 @@ impl ConnectArgs {
             .with_flag("--max-datagram", "max_datagram", self.max_datagram.as_ref())
             .with_set(&self.set);
         sources.file.clone_from(&self.client_config);
-        let config = ClientConfig::load(&sources).map_err(Failure::refused)?;
+        let config = ClientConfig::load(&sources)?;
         warn(config.settings());
         Ok(config)
     }
@@ -64,6 +65,6 @@ impl ConnectArgs {
 /// Says what is probably a slip.
 pub(super) fn warn(settings: &Settings) {
     for warning in settings.warnings() {
-        eprintln!("piculet: {warning}");
+        say(&format!("piculet: {warning}"));
     }
 }

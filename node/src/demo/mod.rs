@@ -9,7 +9,7 @@ mod report;
 mod stage;
 mod stream;
 
-use crate::cli::Failure;
+use crate::cli::{Failure, Output};
 use clap::Args;
 use piculet_client::{ReadOptions, Start};
 use report::Report;
@@ -21,6 +21,16 @@ use stream::{Source, Stream};
 
 /// What is shown.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Starts etcd, an S3 server and three nodes on loopback, streams lines into a log, kills the node that
+uploads and a writer in the middle of its work, and compares what is read back with what went in.
+etcd and the S3 server are looked for under PICULET_ETCD and PICULET_WEED, in .tools (where `make
+setup` puts them) and on the PATH.
+
+Examples:
+  piculet demo
+  piculet demo --mib 256 --rate 50
+  piculet demo --file orders.ndjson --output json")]
 pub struct DemoArgs {
     /// Stream the lines of this file, over and over; the Rust sources in cargo's registry unless given.
     #[arg(long, value_name = "FILE")]
@@ -40,9 +50,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When something that is promised does not happen.
-pub async fn run(args: DemoArgs) -> Result<(), Failure> {
+pub async fn run(args: DemoArgs, output: Output) -> Result<(), Failure> {
     let source = Source::open(args.file.as_deref(), args.rate << 20)?;
-    let mut report = Report::start(args.mib << 20);
+    let mut report = Report::start(args.mib << 20, output);
     report.step(&format!(
         "streaming lines of {} file(s), at most {} MiB a second",
         source.files(),
@@ -67,8 +77,7 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     show_objects(&stage, &mut report).await?;
     wait_for_empty_buffers(&stage, &mut report).await?;
     stage.stop().await?;
-    report.end();
-    Ok(())
+    Ok(report.end()?)
 }
 
 /// Kills the very node that uploads the open segment; appends go on with two, another uploads what

@@ -1,8 +1,11 @@
 //! What the demo prints: steps as they happen, and a table at the end.
 
+use crate::cli::{Output, Show};
 use crate::progress::{Progress, size};
 use hdrhistogram::Histogram;
 use piculet_storage::ListedPart;
+use serde::Serialize;
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 /// How often a line of progress is printed where there is no terminal.
@@ -11,24 +14,45 @@ const EVERY: Duration = Duration::from_secs(2);
 /// The demo's output.
 pub(super) struct Report {
     start: Instant,
+    output: Output,
     bar: Progress,
-    terminal: bool,
     last: (Instant, u64, u64),
     latency: Option<Histogram<u64>>,
     rows: Vec<(&'static str, String)>,
 }
 
+/// Something that has happened.
+#[derive(Serialize)]
+struct Step<'a> {
+    seconds: f64,
+    step: &'a str,
+}
+
+/// What was found in the end.
+#[derive(Serialize)]
+struct Found {
+    seconds: f64,
+    result: Vec<Figure>,
+}
+
+#[derive(Serialize)]
+struct Figure {
+    what: &'static str,
+    value: String,
+}
+
 impl Report {
-    pub(super) fn start(total: u64) -> Self {
+    pub(super) fn start(total: u64, output: Output) -> Self {
         let now = Instant::now();
-        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         let bar = Progress::bytes("acknowledged", Some(total));
-        Self { start: now, bar, terminal, last: (now, 0, 0), latency: None, rows: Vec::new() }
+        Self { start: now, output, bar, last: (now, 0, 0), latency: None, rows: Vec::new() }
     }
 
     /// Something has happened.
     pub(super) fn step(&self, what: &str) {
-        self.bar.line(&format!("{:>6.1} s  {what}", self.start.elapsed().as_secs_f64()));
+        let step = Step { seconds: self.start.elapsed().as_secs_f64(), step: what };
+        // The demo goes on when nobody listens any more: its processes are stopped in good order.
+        let _ = self.bar.suspend(|| self.output.show(&step));
     }
 
     /// So much has been streamed, and is acknowledged below an offset; the latencies are those of the
@@ -41,7 +65,7 @@ impl Report {
             return;
         }
         self.last = (Instant::now(), bytes, acknowledged);
-        if self.terminal {
+        if self.bar.is_seen() {
             return;
         }
         let rate = (bytes.saturating_sub(bytes_then) as f64 / seconds) as u64;
@@ -106,7 +130,10 @@ impl Report {
     }
 
     /// The table.
-    pub(super) fn end(mut self) {
+    ///
+    /// # Errors
+    /// When the standard output takes no more.
+    pub(super) fn end(mut self) -> io::Result<()> {
         self.bar.done();
         if let Some(latency) = &self.latency {
             let micros = |quantile| latency.value_at_quantile(quantile) as f64 / 1e3;
@@ -115,12 +142,26 @@ impl Report {
             let longest = format!("{:.0} ms", latency.max() as f64 / 1e6);
             self.rows.push(("longest append, through every kill", longest));
         }
-        println!();
-        for (what, value) in &self.rows {
-            println!("{what:<40} {value}");
+        let figures = self.rows.into_iter().map(|(what, value)| Figure { what, value });
+        let seconds = self.start.elapsed().as_secs_f64();
+        self.output.show(&Found { seconds, result: figures.collect() })
+    }
+}
+
+impl Show for Step<'_> {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{:>6.1} s  {}", self.seconds, self.step)
+    }
+}
+
+impl Show for Found {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out)?;
+        for Figure { what, value } in &self.result {
+            writeln!(out, "{what:<40} {value}")?;
         }
-        println!("{:<40} {:.1} s", "time", self.start.elapsed().as_secs_f64());
-        println!();
-        println!("All of it holds.");
+        writeln!(out, "{:<40} {:.1} s", "time", self.seconds)?;
+        writeln!(out)?;
+        writeln!(out, "All of it holds.")
     }
 }

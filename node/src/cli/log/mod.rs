@@ -1,0 +1,249 @@
+//! `piculet log`.
+
+mod describe;
+
+use super::output::Show;
+use super::{ConnectArgs, Failure, Output};
+use clap::{Args, Subcommand};
+use describe::Described;
+use piculet_client::{Client, Offset};
+use piculet_quorum::ids::{LogId, LogName};
+use serde::Serialize;
+use std::io::{self, BufWriter, IsTerminal, Write};
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  piculet log create orders
+  piculet log list
+  piculet log describe orders")]
+pub(super) enum LogCommand {
+    /// Create a log.
+    #[command(after_help = "\
+A name has 1 to 200 characters from A-Z a-z 0-9 . _ / - and no empty or dot component.
+
+Examples:
+  piculet log create orders
+  piculet log create shop/eu/orders")]
+    Create(Named),
+    /// List all logs by name.
+    #[command(after_help = "\
+Examples:
+  piculet log list
+  piculet log list --output json | jq -r .name")]
+    List(ListArgs),
+    /// Show a log's writer, end and segments.
+    #[command(after_help = "\
+`next base` is where the next segment will start: the log's tail, unless the last segment is open.
+Entries are safe in object storage below `archived`; the others are in the memory of the members.
+
+Examples:
+  piculet log describe orders
+  piculet log describe orders --output json | jq .segments")]
+    Describe(Named),
+    /// Print a log's tail: the offset that the next entry gets, when nobody appends.
+    #[command(after_help = "\
+Every entry acknowledged before the call is before the tail, and can be read.
+
+Examples:
+  piculet log tail orders
+  piculet log tail orders --output json")]
+    Tail(Named),
+    /// Give up a log's entries before an offset.
+    #[command(after_help = "\
+They cannot be read any more at once, and are deleted segment by segment in the background. There is
+no way back. The offset may not be beyond the tail.
+
+Examples:
+  piculet log truncate orders --before 5000
+  piculet log truncate orders --before 5000 --output json")]
+    Truncate(TruncateArgs),
+    /// Delete a log with all of its entries.
+    #[command(after_help = "\
+There is no way back. Its writer is fenced, its readers fail, and the name is free at once; the
+entries are deleted in the background.
+
+Examples:
+  piculet log delete orders          asks first
+  piculet log delete orders --yes    does not ask: for scripts")]
+    Delete(DeleteArgs),
+}
+
+/// Which entries are given up.
+#[derive(Debug, Args)]
+pub(super) struct TruncateArgs {
+    #[command(flatten)]
+    named: Named,
+    /// The first offset that is kept.
+    #[arg(long, value_name = "OFFSET")]
+    before: u64,
+}
+
+/// Which log is deleted.
+#[derive(Debug, Args)]
+pub(super) struct DeleteArgs {
+    #[command(flatten)]
+    named: Named,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// A log of a cluster.
+#[derive(Debug, Args)]
+pub(super) struct Named {
+    /// The log's name.
+    #[arg(value_parser = |name: &str| LogName::new(name))]
+    log: LogName,
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+/// All logs of a cluster.
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+/// A log that was created.
+#[derive(Serialize)]
+struct Created {
+    name: String,
+    id: String,
+}
+
+/// Where a log ends.
+#[derive(Serialize)]
+struct Tail {
+    name: String,
+    tail: u64,
+}
+
+/// Where a log begins now.
+#[derive(Serialize)]
+struct Truncated {
+    name: String,
+    trim_offset: u64,
+}
+
+/// A log that was deleted.
+#[derive(Serialize)]
+struct Deleted {
+    name: String,
+    deleted: bool,
+}
+
+/// A log in the list.
+#[derive(Serialize)]
+struct Listed {
+    name: String,
+    id: String,
+}
+
+pub(super) async fn run(command: LogCommand, output: Output) -> Result<(), Failure> {
+    match command {
+        LogCommand::Create(Named { log, connect }) => {
+            let client = connect.connect().await?;
+            let created = client.create_log(&log).await?;
+            client.close().await;
+            output.show(&Created { name: log.to_string(), id: id(created) })?;
+        }
+        LogCommand::List(ListArgs { connect }) => list(&connect.connect().await?, output).await?,
+        LogCommand::Describe(Named { log, connect }) => {
+            let client = connect.connect().await?;
+            let description = client.describe_log(&log).await?;
+            client.close().await;
+            output.show(&Described::new(&description))?;
+        }
+        LogCommand::Tail(Named { log, connect }) => {
+            let client = connect.connect().await?;
+            let tail = client.check_tail(&log).await?.0;
+            client.close().await;
+            output.show(&Tail { name: log.to_string(), tail })?;
+        }
+        LogCommand::Truncate(TruncateArgs { named: Named { log, connect }, before }) => {
+            let client = connect.connect().await?;
+            let trim_offset = client.truncate_log(&log, Offset(before)).await?.0;
+            client.close().await;
+            output.show(&Truncated { name: log.to_string(), trim_offset })?;
+        }
+        LogCommand::Delete(args) => delete(args, output).await?,
+    }
+    Ok(())
+}
+
+async fn delete(args: DeleteArgs, output: Output) -> Result<(), Failure> {
+    let DeleteArgs { named: Named { log, connect }, yes } = args;
+    let nobody_to_ask = !io::stdin().is_terminal() || !io::stderr().is_terminal();
+    if !yes && nobody_to_ask {
+        let why = format!("there is no terminal to ask whether {log} is to be deleted: say --yes");
+        return Err(Failure::usage(why));
+    }
+    let client = connect.connect().await?;
+    if !yes {
+        // Not to be asked in vain.
+        client.describe_log(&log).await?;
+        if !agreed(&log)? {
+            return Err(Failure::new("refused", format!("log {log} is not deleted")));
+        }
+    }
+    client.delete_log(&log).await?;
+    client.close().await;
+    Ok(output.show(&Deleted { name: log.to_string(), deleted: true })?)
+}
+
+/// Asks whether a log is to be deleted.
+fn agreed(log: &LogName) -> io::Result<bool> {
+    let mut err = io::stderr();
+    write!(err, "Delete {log} with all of its entries, for ever? Type its name to go on: ")?;
+    err.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(answer.trim() == log.as_str())
+}
+
+async fn list(client: &Client, output: Output) -> Result<(), Failure> {
+    let logs = client.list_logs().await?;
+    client.close().await;
+    let mut out = BufWriter::new(io::stdout().lock());
+    for (name, log) in logs {
+        output.write(&Listed { name: name.to_string(), id: id(log) }, &mut out)?;
+    }
+    Ok(out.flush()?)
+}
+
+/// As the metadata keys and object names have it.
+fn id(log: LogId) -> String {
+    format!("{:016x}", log.0)
+}
+
+impl Show for Created {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "created {} (id {})", self.name, self.id)
+    }
+}
+
+impl Show for Tail {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{}", self.tail)
+    }
+}
+
+impl Show for Truncated {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "truncated {}: entries before offset {} are gone", self.name, self.trim_offset)
+    }
+}
+
+impl Show for Deleted {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "deleted {}", self.name)
+    }
+}
+
+impl Show for Listed {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{}  {}", self.id, self.name)
+    }
+}
