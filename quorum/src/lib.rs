@@ -3,7 +3,8 @@
 //! Every decision that safety rests on is made here, by state machines that are driven from
 //! outside: the writer of a log ([`writer`]), a node's side of it ([`replica`]), a takeover
 //! ([`recovery`]), a reader's place ([`cursor`]) and the upload of parts ([`archiver`]). The same
-//! machines run in production and under test. [`glossary`] defines the watermarks that they share.
+//! machines run in production and under test. [`liveness`] judges whether a writer has gone, and
+//! [`glossary`] defines the watermarks that all of them share.
 
 pub mod archiver;
 pub mod batch;
@@ -13,6 +14,7 @@ pub mod glossary;
 pub mod headers;
 pub mod ids;
 pub mod limits;
+pub mod liveness;
 pub mod meta;
 pub mod quorums;
 pub mod recovery;
