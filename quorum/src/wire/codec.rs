@@ -51,9 +51,11 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Epoch, Incarnation, Index, LogId, LogName, Nonce, SegmentNumber};
+    use crate::ids::{
+        Chain, Epoch, Incarnation, Index, LogId, LogName, Nonce, Offset, SegmentNumber, Timestamp,
+    };
     use crate::limits::MESSAGE_BYTES_MAX;
-    use crate::meta::TxnOutcome;
+    use crate::meta::{LogRecord, TxnOutcome};
     use crate::wire::message::{Address, Hello, Open, Opened, Refusal, Refused, Request, Response};
     use proptest::prelude::*;
 
@@ -118,6 +120,27 @@ mod tests {
         assert_eq!(hex(&Response::Log(Some(LogId(1)))), "020101");
         assert_eq!(hex(&Response::Outcome(TxnOutcome::Refused)), "0501");
         assert_eq!(hex(&Response::Refused(Refusal::NotHere)), "0807");
+    }
+
+    /// A record of the metadata has the same fields on the wire whatever is in them: nothing says
+    /// which one was left out.
+    #[test]
+    fn a_record_travels_whole_when_parts_of_it_are_missing() {
+        for (holder, deleted) in [(None, None), (Some("me".to_owned()), None), (None, Some(Timestamp(3)))] {
+            let record = LogRecord {
+                name: LogName::new("a").expect("a valid name"),
+                epoch: Epoch(1),
+                writer: Nonce(2),
+                holder,
+                next_segment: SegmentNumber(0),
+                next_base: Offset(0),
+                chain: Chain(0),
+                last_timestamp: Timestamp(0),
+                deleted,
+            };
+            let bytes = encode(&record).expect("it is short");
+            assert_eq!(decode::<LogRecord>(&bytes).expect("it is a record"), record);
+        }
     }
 
     #[test]
