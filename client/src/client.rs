@@ -1,23 +1,20 @@
 //! The client: logs by name, and how the nodes are.
 
+use crate::change;
 use crate::error::Error;
 use crate::options::ClientOptions;
-use crate::pool::{CallError, Pool};
+use crate::pool::Pool;
 use crate::reader::{self, LogReader, ReadOptions, Start};
 use crate::takeover;
 use crate::writer::LogWriter;
 use futures::future::join_all;
-use piculet_quorum::ids::{Level, LogId, LogName, NodeId};
+use piculet_quorum::ids::{LogId, LogName, NodeId, Offset};
 use piculet_quorum::limits::LIST_PAGE;
-use piculet_quorum::meta::create::CreateLog;
-use piculet_quorum::meta::{LogView, TxnOutcome};
-use piculet_quorum::wire::message::{Nodes, Proposal, Request, Response, Status};
+use piculet_quorum::meta::{LogRecord, LogView, Versioned};
+use piculet_quorum::wire::message::{Nodes, Request, Response, Status};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
-
-/// Pause before a transaction of unknown outcome is repeated.
-const REPEAT: Duration = Duration::from_millis(100);
+use tokio::time::Instant;
 
 /// A client of a cluster. Cheap to clone; the clones share their connections, which live as long
 /// as any of them, or a writer or reader made by one.
@@ -67,30 +64,52 @@ impl Client {
 
     /// Creates a log.
     ///
+    /// Not cancel-safe: when the future is dropped the log may have been created, or may yet be.
+    ///
     /// # Errors
     /// [`Error::AlreadyExists`] when the name is taken; [`Error::Unknown`] when no node said in
     /// time what became of the request; [`Error::NoNode`] when none answers.
     pub async fn create_log(&self, name: &LogName) -> Result<LogId, Error> {
         let deadline = Instant::now() + self.options.call_timeout * 2;
-        let mut log = random_log()?;
-        loop {
-            let create = CreateLog { name: name.clone(), log, durability: Level::default() };
-            let unknown = match self.pool.propose(Proposal::Create(create)).await {
-                Ok(TxnOutcome::Applied(_)) => return Ok(log),
-                Ok(TxnOutcome::Refused) => None,
-                Err(CallError::Unknown(why)) => Some(why),
-                Err(error) => return Err(error.into()),
-            };
-            match (self.pool.find_log(name).await, unknown) {
-                (Ok(Some(found)), _) if found == log => return Ok(log),
-                (Ok(Some(_)), _) => return Err(Error::AlreadyExists(name.clone())),
-                // The id is taken, or another log of this name came and went: a new attempt.
-                (Ok(None), None) => log = random_log()?,
-                (Err(error), None) => return Err(error.into()),
-                (_, Some(why)) if Instant::now() >= deadline => return Err(Error::Unknown(why)),
-                (_, Some(_)) => sleep(REPEAT).await,
-            }
-        }
+        change::create_log(&self.pool, name, deadline).await
+    }
+
+    /// Deletes a log: its name is free at once, its writer is fenced, and nobody reads it any more.
+    /// The nodes delete what they and object storage hold of it in the background.
+    ///
+    /// Not cancel-safe: when the future is dropped the log may have been deleted, or may yet be.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such log; [`Error::Unknown`] when no node said in time
+    /// what became of the request; [`Error::NoNode`] when none answers.
+    pub async fn delete_log(&self, name: &LogName) -> Result<(), Error> {
+        let deadline = Instant::now() + self.options.call_timeout * 2;
+        change::delete_log(&self.pool, name, deadline).await
+    }
+
+    /// Gives up every entry before an offset: they are not read any more, and deleted segment by
+    /// segment in the background. Returns the offset before which entries are given up, which is
+    /// higher than `before` when the log had been truncated further already.
+    ///
+    /// Not cancel-safe: when the future is dropped the log may have been truncated, or may yet be.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such log; [`Error::BeyondTail`] when `before` is above
+    /// the tail; [`Error::NoNode`] when too few nodes answer to know the tail, or none does;
+    /// [`Error::Unknown`] when no node said in time what became of the request.
+    pub async fn truncate_log(&self, name: &LogName, before: Offset) -> Result<Offset, Error> {
+        change::truncate_log(&self.pool, &self.options, name, before).await
+    }
+
+    /// The log's tail, linearizably: the offset behind the last entry that was acknowledged before
+    /// this call, or later. Every entry before it can be read. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such log; [`Error::NoNode`] when too few nodes answer
+    /// within `read_timeout` to know the tail.
+    pub async fn check_tail(&self, name: &LogName) -> Result<Offset, Error> {
+        let log = self.find(name).await?;
+        reader::check_tail(&self.pool, &self.options, name, log).await
     }
 
     /// Every log, in the order of their names.
@@ -122,7 +141,7 @@ impl Client {
     /// [`Error::NotFound`] when there is no such log; when no node answers.
     pub async fn describe_log(&self, name: &LogName) -> Result<LogDescription, Error> {
         let log = self.find(name).await?;
-        let view = reader::whole_view(&self.pool, log).await?;
+        let view = reader::whole_view(&self.pool, name, log).await?;
         Ok(LogDescription { name: name.clone(), view })
     }
 
@@ -152,10 +171,27 @@ impl Client {
         Ok(join_all(asked).await)
     }
 
-    /// Becomes the log's only writer: fences the one before, finds out where its last segment
-    /// ends, and opens a new one.
+    /// Becomes the log's only writer, if no other is alive: finds out where the log's last segment
+    /// ends, and opens a new one. A writer that ended without closing is waited for until enough
+    /// nodes have missed it for `writer_timeout`. Of several who open a log at the same time, one
+    /// does.
     ///
-    /// Not to be abandoned lightly: a future that is dropped may have fenced the writer before.
+    /// Not cancel-safe: when the future is dropped the log may have a new epoch and no writer. The
+    /// next one to open it waits for `writer_timeout` then.
+    ///
+    /// # Errors
+    /// [`Error::Held`] when a live writer has the log; [`Error::NotFound`] when there is no such
+    /// log. [`Error::TakeOver`] when too few nodes are there, or another takes the log over at the
+    /// same time. [`Error::Lost`] and [`Error::Alarm`] when the log needs an operator.
+    pub async fn open(&self, name: &LogName) -> Result<LogWriter, Error> {
+        let taken = takeover::open(&self.pool, &self.options, name).await?;
+        Ok(LogWriter::start(self.pool.clone(), &self.options, taken))
+    }
+
+    /// Becomes the log's only writer by force: fences the one before, alive or not, finds out where
+    /// its last segment ends, and opens a new one. What [`open`](Self::open) does without force.
+    ///
+    /// Not cancel-safe: a future that is dropped may have fenced the writer before.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such log. [`Error::TakeOver`] when too few nodes are
@@ -166,6 +202,21 @@ impl Client {
         Ok(LogWriter::start(self.pool.clone(), &self.options, taken))
     }
 
+    /// Recovers a log whose writer has gone: fences it in a new epoch, finds out where the log's
+    /// last segment ends, and seals it, without opening another. It is what nodes call; applications
+    /// open the log instead. `read` is the log's record as it was when the writer was judged to have
+    /// gone: the new epoch is made from it or not at all. Returns whether nothing is open any more;
+    /// `false` when the record is another by now, and nothing was changed.
+    ///
+    /// Not cancel-safe: a future that is dropped may have fenced the writer before; the log is
+    /// recovered by whoever tries next.
+    ///
+    /// # Errors
+    /// As [`take_over`](Self::take_over).
+    pub async fn recover_log(&self, log: LogId, read: Versioned<LogRecord>) -> Result<bool, Error> {
+        takeover::recover_log(&self.pool, &self.options, log, read).await
+    }
+
     /// Reads a log from `start`. Without [`ReadOptions::follow`] the reader ends at the log's tail
     /// as of this call: every entry whose append was acknowledged before is among what it yields.
     ///
@@ -174,7 +225,7 @@ impl Client {
     /// read there; [`Error::NoNode`] when too few nodes answer to know the tail.
     pub async fn read(&self, name: &LogName, start: Start, options: ReadOptions) -> Result<LogReader, Error> {
         let log = self.find(name).await?;
-        LogReader::open((*self.pool).clone(), &self.options, log, start, options).await
+        LogReader::open((*self.pool).clone(), &self.options, name, log, start, options).await
     }
 
     /// The largest UDP payload, in bytes, that the paths to all connected nodes were found to
@@ -200,9 +251,4 @@ impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client").field("nodes", &self.options.nodes).finish_non_exhaustive()
     }
-}
-
-fn random_log() -> Result<LogId, Error> {
-    let random = getrandom::u64();
-    random.map(LogId).map_err(|error| Error::Refused(format!("the system has no random numbers: {error}")))
 }

@@ -1,35 +1,77 @@
 //! What a client reports, and what its user should do about it.
 
-use crate::transport::{ConnectError, EndpointError};
-use piculet_quorum::ids::{Epoch, Index, LogName, NodeId, Offset, SegmentNumber};
+use crate::transport::{ConnectError, EndpointError, HandshakeError};
+use piculet_quorum::ids::{Epoch, Index, LogName, NodeId, Nonce, Offset, SegmentNumber};
 use piculet_quorum::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, ENTRY_BYTES_MAX};
 use std::sync::Arc;
 
 /// Why a call failed.
+///
+/// Every message says what is wrong, with the value, and what to do. [`code`](Self::code) is for
+/// programs, [`is_retryable`](Self::is_retryable) for loops, and
+/// [`outcome_unknown`](Self::outcome_unknown) tells what may have happened all the same.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// No node could be reached, or none answered in time. Check the addresses, and that UDP is
     /// open; then try again.
-    #[error("no node answers: {0}")]
+    #[error("no node answers: {0}; check the addresses, that the nodes run and that UDP gets through")]
     NoNode(String),
-    /// A node refused the connection for good: certificates, protocol version or cluster.
+    /// There is no connection to a node, for a reason that time does not cure: its address, a
+    /// certificate or the version of the protocol.
     #[error(transparent)]
     Connect(Arc<ConnectError>),
     /// The local end of the connection cannot be set up.
     #[error(transparent)]
     Endpoint(Arc<EndpointError>),
+    /// A setting of the client is of no use. Correct it.
+    #[error("setting {setting}: {problem}")]
+    Setting {
+        /// The setting's name in [`ClientOptions`](crate::ClientOptions).
+        setting: &'static str,
+        /// What is wrong with its value and what was expected.
+        problem: String,
+    },
+    /// A node is of another cluster than the one expected. Give addresses of nodes of one cluster.
+    #[error(
+        "the node at {address} is of cluster {found}, not of {expected}; give addresses of nodes of one cluster"
+    )]
+    WrongCluster {
+        /// The node's address.
+        address: String,
+        /// The node's cluster.
+        found: Nonce,
+        /// The cluster of the setting, or else that of the node that answered first.
+        expected: Nonce,
+    },
     /// There is no such log. Create it first.
-    #[error("there is no log named {0}; create it first")]
+    #[error("there is no log named {0}; create it first, or check the name")]
     NotFound(LogName),
     /// There is a log of that name already.
-    #[error("a log named {0} exists already")]
+    #[error("a log named {0} exists already; use it, or choose another name")]
     AlreadyExists(LogName),
+    /// A live writer has the log. Nothing was changed. Stop it, or take the log over from it by force.
+    #[error(
+        "log {log} is held by {holder}{} in epoch {epoch}; stop that writer, or take the log over from it",
+        peer.as_ref().map(|peer| format!(" ({peer})")).unwrap_or_default()
+    )]
+    Held {
+        /// The log.
+        log: LogName,
+        /// What its writer calls itself: [`ClientOptions::name`](crate::ClientOptions::name).
+        holder: String,
+        /// The name in the writer's certificate and its address, as a node sees them.
+        peer: Option<String>,
+        /// The writer's epoch.
+        epoch: Epoch,
+    },
     /// An entry is longer than the limit. Nothing was appended.
-    #[error("an entry of {0} bytes is longer than the {ENTRY_BYTES_MAX} bytes allowed; nothing was appended")]
+    #[error(
+        "an entry of {0} bytes is longer than the {ENTRY_BYTES_MAX} bytes allowed; nothing was appended: cut it into several"
+    )]
     EntryTooLong(usize),
     /// A batch is larger than the limit, or empty. Nothing was appended.
     #[error(
-        "a batch of {entries} entries in {bytes} bytes is outside the limits (1 to {BATCH_ENTRIES_MAX} entries, {BATCH_BYTES_MAX} bytes encoded); nothing was appended"
+        "a batch of {entries} entries in {bytes} bytes is outside the limits (1 to {BATCH_ENTRIES_MAX} entries, {BATCH_BYTES_MAX} bytes encoded); nothing was appended: make it smaller"
     )]
     BatchSize {
         /// Its entries.
@@ -57,20 +99,24 @@ pub enum Error {
         /// The other writer's epoch.
         epoch: Epoch,
     },
-    /// The writer is closed. The entry was not appended.
-    #[error("the writer is closed; the entry was not appended")]
+    /// The writer is closed. The entry was not appended: open the log again.
+    #[error("the writer is closed; the entry was not appended: open the log again")]
     Closed,
     /// The writer was dropped or stopped while the append was under way: whether it was appended
-    /// is not known.
-    #[error("the writer stopped ({0}); whether this entry was appended is not known")]
+    /// is not known. Open the log again and read its last entries.
+    #[error(
+        "the writer stopped ({0}); whether this entry was appended is not known: open the log again and read its last entries"
+    )]
     Stopped(String),
-    /// A takeover waits for members of the last segment; it cannot finish without them.
+    /// The log cannot be opened or taken over now: too few of its nodes answer, or another takes it
+    /// over at the same time. Try again.
     #[error("cannot take the log over: {0}")]
     TakeOver(String),
     /// More members of the last segment have forgotten what they held than the protocol can make
-    /// up for: entries that were acknowledged may be lost. Nothing was changed.
+    /// up for: entries that were acknowledged may be lost. Nothing was changed: an operator has to
+    /// decide. What was archived can still be read.
     #[error(
-        "segment {segment} cannot be recovered: the buffers of {} are gone, and with them, perhaps, acknowledged entries; nothing was changed",
+        "segment {segment} cannot be recovered: the buffers of {} are gone, and with them, perhaps, acknowledged entries; nothing was changed, and what is archived can be read: an operator has to decide",
         names(nodes)
     )]
     Lost {
@@ -80,29 +126,32 @@ pub enum Error {
         nodes: Vec<NodeId>,
     },
     /// Nodes hold different content at the same place, which must never happen. Nothing was
-    /// changed: report it.
-    #[error("ALARM: {0}; nothing was changed")]
+    /// changed: keep the nodes as they are and report it.
+    #[error("ALARM: {0}; nothing was changed: keep the nodes as they are and report it")]
     Alarm(String),
-    /// A change of the metadata was asked for and no node said what became of it. Look whether it
-    /// was made before trying again.
-    #[error("whether the change was made is not known: {0}")]
+    /// A change of the metadata was asked for and no node said what became of it: it may have been
+    /// made, or may yet be. Look before trying again.
+    #[error("whether the change was made is not known: {0}; look before trying again")]
     Unknown(String),
     /// Entries were trimmed away: start at the offset given or later.
-    #[error("entries before offset {trim_offset} were trimmed")]
+    #[error("entries before offset {trim_offset} were trimmed; start there or later")]
     Trimmed {
         /// The first offset that is still there.
         trim_offset: Offset,
     },
-    /// An offset beyond the end of the log was asked for.
-    #[error("offset {offset} is beyond the end of the log, {tail}")]
+    /// An offset beyond the end of the log was asked for. Nothing was changed.
+    #[error("offset {offset} is beyond the end of the log; its tail is {tail}: give that or less")]
     BeyondTail {
         /// What was asked for.
         offset: Offset,
         /// Where the log ends now.
         tail: Offset,
     },
-    /// What came is not what was written. It is not the end of the log: report it.
-    #[error("damaged data at index {index} of segment {segment}: {what}")]
+    /// What came is not what was written, whichever node it came from. It is not the end of the log:
+    /// report it.
+    #[error(
+        "damaged data at index {index} of segment {segment}: {what}; this is not the end of the log: report it"
+    )]
     Damaged {
         /// The segment.
         segment: SegmentNumber,
@@ -113,9 +162,12 @@ pub enum Error {
     },
     /// The reader was stopped before it was through, because its runtime ends. It is not the end of
     /// the log.
-    #[error("the reader was stopped before it was through: its runtime ends")]
+    #[error(
+        "the reader was stopped before it was through, for its runtime ends: this is not the end of the log"
+    )]
     Interrupted,
-    /// A node refused the request; sending it again will not help.
+    /// A node refused the request, or answered with what this version does not understand; sending it
+    /// again will not help.
     #[error("{0}")]
     Refused(String),
 }
@@ -137,16 +189,79 @@ impl From<EndpointError> for Error {
 }
 
 impl Error {
-    /// Whether the same call may succeed later. An append with an unknown outcome is not
-    /// retryable: it might be appended twice.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::NoNode(_) | Self::Overloaded { .. } | Self::TakeOver(_))
+    /// What is wrong, for a message that says more.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::NoNode(why) => why.clone(),
+            other => other.to_string(),
+        }
     }
 
-    /// Whether an append that failed with this may nevertheless have been appended.
+    /// The error's stable name, for programs: in lower case, with hyphens. docs/CLIENT.md lists all
+    /// of them, with what to do. Errors that ask the same of a user share a name.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoNode(_) => "no-node",
+            Self::Connect(error) => connect_code(error),
+            Self::Endpoint(error) => match &**error {
+                EndpointError::Options(_) => "setting",
+                EndpointError::Tls(_) => "certificate",
+                EndpointError::InUse { .. } => "address-in-use",
+                EndpointError::Socket { .. } => "socket",
+            },
+            Self::Setting { .. } => "setting",
+            Self::WrongCluster { .. } => "wrong-cluster",
+            Self::NotFound(_) => "not-found",
+            Self::AlreadyExists(_) => "already-exists",
+            Self::Held { .. } => "held",
+            Self::EntryTooLong(_) => "entry-too-long",
+            Self::BatchSize { .. } => "batch-size",
+            Self::Overloaded { .. } => "overloaded",
+            Self::Fenced { .. } => "fenced",
+            Self::Closed => "closed",
+            Self::Stopped(_) | Self::Unknown(_) => "unknown-outcome",
+            Self::TakeOver(_) => "takeover-failed",
+            Self::Lost { .. } => "lost",
+            Self::Alarm(_) => "alarm",
+            Self::Trimmed { .. } => "trimmed",
+            Self::BeyondTail { .. } => "beyond-tail",
+            Self::Damaged { .. } => "damaged",
+            Self::Interrupted => "interrupted",
+            Self::Refused(_) => "refused",
+        }
+    }
+
+    /// Whether the same call may succeed later, with nothing changed in between. What has an unknown
+    /// outcome is not retryable: it might be done twice.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::NoNode(_) | Self::Overloaded { .. } | Self::TakeOver(_) | Self::Held { .. } => true,
+            Self::Connect(error) => connect_code(error) == "no-node",
+            _ => false,
+        }
+    }
+
+    /// Whether what failed with this may have been done all the same, or may yet be: an append, or
+    /// a change of the metadata.
     #[must_use]
     pub fn outcome_unknown(&self) -> bool {
-        matches!(self, Self::Fenced { .. } | Self::Stopped(_))
+        matches!(self, Self::Fenced { .. } | Self::Stopped(_) | Self::Unknown(_))
+    }
+}
+
+fn connect_code(error: &ConnectError) -> &'static str {
+    match error {
+        ConnectError::Address { .. } => "bad-address",
+        ConnectError::Resolve { .. } => "unresolved-host",
+        ConnectError::Local { .. } => "socket",
+        ConnectError::Handshake { error, .. } => match error {
+            HandshakeError::OtherProtocol => "protocol-version",
+            HandshakeError::TheyRefused { .. } | HandshakeError::WeRefused { .. } => "certificate",
+            HandshakeError::NoAnswer { .. } | HandshakeError::NobodyListens | HandshakeError::Lost(_) => {
+                "no-node"
+            }
+        },
     }
 }

@@ -4,6 +4,7 @@
 //! of a log and any number of [`LogReader`]s. A client speaks to nodes alone: it needs neither the
 //! metadata store nor object storage.
 
+mod change;
 mod client;
 mod entry;
 mod error;
@@ -20,7 +21,10 @@ pub use client::{Client, LogDescription, NodeStatus};
 pub use entry::Entry;
 pub use error::Error;
 pub use options::ClientOptions;
-pub use piculet_quorum::ids::{Epoch, LogId, LogName, NodeId, Offset, Timestamp};
+pub use piculet_quorum::ids::{
+    Epoch, Incarnation, Index, LogId, LogName, NodeId, Nonce, Offset, SegmentNumber, Timestamp,
+};
+pub use piculet_quorum::meta::{LogRecord, Versioned};
 pub use piculet_quorum::recovery::RecoveryOptions;
 pub use piculet_quorum::wire::message::{Nodes, Status};
 pub use piculet_quorum::writer::WriterOptions;

@@ -1,7 +1,9 @@
 //! Settings of a client.
 
+use crate::error::Error;
 use crate::transport::{Identity, TransportOptions};
-use piculet_quorum::limits::HOLDER_BYTES_MAX;
+use piculet_quorum::ids::Nonce;
+use piculet_quorum::limits::WRITER_TIMEOUT;
 use piculet_quorum::recovery::RecoveryOptions;
 use piculet_quorum::writer::WriterOptions;
 use std::time::Duration;
@@ -17,6 +19,9 @@ pub struct ClientOptions {
     pub name: String,
     /// Who we are and whom we trust.
     pub identity: Identity,
+    /// The cluster that the nodes must be of; `None` takes that of the first that answers. A node
+    /// of another one is refused with [`Error::WrongCluster`]. Default `None`.
+    pub cluster: Option<Nonce>,
     /// Settings of the connections.
     pub transport: TransportOptions,
     /// Settings of writers.
@@ -25,9 +30,12 @@ pub struct ClientOptions {
     pub recovery: RecoveryOptions,
     /// How long one call waits for an answer, whichever node it comes from. Default 5 s.
     pub call_timeout: Duration,
-    /// How long a takeover waits for members of the last segment that it cannot do without.
-    /// Default 30 s.
+    /// How long a takeover waits for members of the last segment that it cannot do without, and an
+    /// exclusive open for them to say whether the writer before is gone. Default 30 s.
     pub takeover_timeout: Duration,
+    /// A writer is taken to be gone, and the log free to be opened, when enough members of its
+    /// segment have been without its stream for this long. Default 5 s.
+    pub writer_timeout: Duration,
     /// How long a reader that is owed entries goes on without any progress before it reports an
     /// error. Default 30 s.
     pub read_timeout: Duration,
@@ -44,11 +52,13 @@ impl ClientOptions {
             nodes,
             name: default_name(),
             identity,
+            cluster: None,
             transport: TransportOptions::default(),
             writer: WriterOptions::default(),
             recovery: RecoveryOptions::default(),
             call_timeout: Duration::from_secs(5),
             takeover_timeout: Duration::from_secs(30),
+            writer_timeout: WRITER_TIMEOUT.into(),
             read_timeout: Duration::from_secs(30),
             read_ahead: 64 << 20,
         }
@@ -56,9 +66,23 @@ impl ClientOptions {
 }
 
 impl ClientOptions {
-    /// The name, cut to what a record takes.
-    pub(crate) fn holder(&self) -> String {
-        self.name[..self.name.floor_char_boundary(HOLDER_BYTES_MAX)].to_owned()
+    /// Checks what no other part does.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let refuse = |setting, problem: String| Err(Error::Setting { setting, problem });
+        if self.nodes.is_empty() {
+            return refuse("nodes", "it is empty; name at least one node as host:port".to_owned());
+        }
+        for (setting, value) in [
+            ("call_timeout", self.call_timeout),
+            ("takeover_timeout", self.takeover_timeout),
+            ("writer_timeout", self.writer_timeout),
+            ("read_timeout", self.read_timeout),
+        ] {
+            if value.is_zero() {
+                return refuse(setting, "it is zero; expected more".to_owned());
+            }
+        }
+        Ok(())
     }
 }
 

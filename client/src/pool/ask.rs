@@ -2,9 +2,14 @@
 
 use super::{CallError, Pool};
 use crate::error::Error;
-use piculet_quorum::ids::{LogId, LogName, SegmentNumber};
+use piculet_quorum::ids::{LogId, LogName, Nonce, SegmentNumber};
 use piculet_quorum::meta::{LogView, TxnOutcome};
 use piculet_quorum::wire::message::{Nodes, Proposal, Refusal, Request, Response};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// Pause before a transaction of unknown outcome is repeated.
+const REPEAT: Duration = Duration::from_millis(100);
 
 impl Pool {
     /// Reads the nodes from the metadata, and remembers them.
@@ -33,18 +38,16 @@ impl Pool {
     /// number. The read is linearizable.
     ///
     /// # Errors
-    /// When no node answers, or there is no such log.
+    /// When no node answers; [`CallError::Gone`] when the log has been deleted.
     pub(crate) async fn view(
         &self,
         log: LogId,
         from: Option<SegmentNumber>,
     ) -> Result<Box<LogView>, CallError> {
         match self.call(&Request::ViewLog { log, from }).await? {
-            Response::View(Some(view)) if view.log == log => Ok(view),
-            Response::View(None) => {
-                let why = format!("log {log} is not in the metadata any more");
-                Err(CallError::Failed(Error::Refused(why)))
-            }
+            Response::View(Some(view)) if view.log == log && view.record.value.deleted.is_none() => Ok(view),
+            Response::View(Some(view)) if view.log == log => Err(CallError::Gone(log)),
+            Response::View(None) => Err(CallError::Gone(log)),
             _ => Err(mismatch("ViewLog")),
         }
     }
@@ -61,10 +64,47 @@ impl Pool {
             Err(error) => Err(error),
         }
     }
+
+    /// The same, repeated as it is until its outcome is known or the deadline has passed. Whoever is
+    /// told that it is refused reads whether an earlier sending of it was carried out.
+    ///
+    /// # Errors
+    /// [`CallError::Unknown`] when the deadline has passed and it may have been carried out, or may
+    /// yet be; [`CallError::NoNode`] when it has not.
+    pub(crate) async fn settle(
+        &self,
+        proposal: Proposal,
+        deadline: Instant,
+    ) -> Result<TxnOutcome, CallError> {
+        let mut unknown = None;
+        loop {
+            let why = match self.propose(proposal.clone()).await {
+                Err(CallError::Unknown(why)) => unknown.insert(why).clone(),
+                Err(CallError::NoNode(why)) => why,
+                settled => return settled,
+            };
+            if Instant::now() >= deadline {
+                return Err(unknown.map_or(CallError::NoNode(why), CallError::Unknown));
+            }
+            tracing::debug!(%why, "a transaction of unknown outcome is repeated");
+            sleep(REPEAT).await;
+        }
+    }
+}
+
+/// A fresh value for one attempt at a transaction.
+///
+/// # Errors
+/// When the system has no random numbers.
+pub(crate) fn nonce() -> Result<Nonce, Error> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::Refused(format!("the system has no random numbers: {error}")))?;
+    Ok(Nonce(u128::from_le_bytes(bytes)))
 }
 
 /// The answer of another question.
-pub(crate) fn mismatch(question: &str) -> CallError {
+fn mismatch(question: &str) -> CallError {
     let why = format!("a node answered {question} with something else: it runs another version");
     CallError::Failed(Error::Refused(why))
 }

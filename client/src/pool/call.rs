@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::transport::{RequestError, request};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use piculet_quorum::ids::NodeId;
+use piculet_quorum::ids::{LogId, LogName, NodeId};
 use piculet_quorum::wire::message::{Refusal, Request, Response};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,9 +30,22 @@ pub(crate) enum CallError {
     /// The node refuses.
     #[error(transparent)]
     Refused(Refusal),
+    /// The log is not in the metadata any more: it has been deleted.
+    #[error("log {0} has been deleted")]
+    Gone(LogId),
     /// The call cannot succeed.
     #[error(transparent)]
     Failed(Error),
+}
+
+impl CallError {
+    /// The same for a caller that knows the log's name.
+    pub(crate) fn of(self, log: &LogName) -> Error {
+        match self {
+            Self::Gone(_) | Self::Refused(Refusal::Deleted) => Error::NotFound(log.clone()),
+            other => other.into(),
+        }
+    }
 }
 
 impl From<CallError> for Error {
@@ -41,6 +54,7 @@ impl From<CallError> for Error {
             CallError::NoNode(why) => Self::NoNode(why),
             CallError::Unknown(why) => Self::Unknown(why),
             CallError::Refused(refusal) => Self::Refused(refusal.to_string()),
+            CallError::Gone(_) => Self::Refused(error.to_string()),
             CallError::Failed(error) => error,
         }
     }
@@ -76,7 +90,7 @@ impl Pool {
     /// # Errors
     /// As [`CallError`] says.
     pub(crate) async fn call_node(&self, node: &NodeId, request: &Request) -> Result<Response, CallError> {
-        let no_node = |error: Error| CallError::NoNode(format!("node {node}: {error}"));
+        let no_node = |error: Error| CallError::NoNode(format!("node {node}: {}", error.reason()));
         let session = self.session_by_name(node).await.map_err(no_node)?;
         ask(&session, request, self.shared.call_timeout).await
     }
@@ -169,7 +183,7 @@ impl Pool {
                 let limit = deadline.saturating_duration_since(Instant::now());
                 (Some(session.node.clone()), ask(&session, request, limit).await)
             }
-            Err(error) => (None, Err(CallError::NoNode(error.to_string()))),
+            Err(error) => (None, Err(CallError::NoNode(error.reason()))),
         }
     }
 }

@@ -11,18 +11,19 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use ask::nonce;
 pub(crate) use call::CallError;
 pub(crate) use stream::refused;
 
 use crate::error::Error;
 use crate::options::ClientOptions;
-use crate::transport::{ConnectError, Connection, Endpoint, HandshakeError, request};
+use crate::transport::{ConnectError, Connection, Endpoint, HandshakeError, RequestError, request};
 use futures::future::{BoxFuture, WeakShared};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, future};
 use parking_lot::{Mutex, MutexGuard};
 use piculet_quorum::ids::{Incarnation, NodeId, Nonce};
-use piculet_quorum::wire::message::{Hello, Nodes, Request, Response, Welcome};
+use piculet_quorum::wire::message::{Hello, Nodes, Refusal, Request, Response, Welcome};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,12 +98,11 @@ impl Pool {
     /// # Panics
     /// Outside a tokio runtime.
     pub(crate) fn new(options: &ClientOptions) -> Result<Self, Error> {
-        if options.nodes.is_empty() {
-            return Err(Error::Refused("no node is given: name at least one as host:port".to_owned()));
-        }
+        options.check()?;
         let endpoint = Endpoint::client(&options.identity, &options.transport)?;
         let (seeds, call_timeout) = (options.nodes.clone(), options.call_timeout);
-        let shared = Shared { endpoint, seeds, call_timeout, state: Mutex::default() };
+        let state = State { cluster: options.cluster, ..State::default() };
+        let shared = Shared { endpoint, seeds, call_timeout, state: Mutex::new(state) };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -239,13 +239,11 @@ impl Pool {
         let hello = Hello { version: env!("CARGO_PKG_VERSION").to_owned(), cluster: self.state().cluster };
         let welcome = match request(&connection, &Request::Hello(hello), self.shared.call_timeout).await {
             Ok(Response::Welcome(welcome)) => welcome,
-            Ok(Response::Refused(refusal)) => {
-                return Err(Error::Refused(format!("the node at {address} refuses: {refusal}")));
-            }
+            Ok(Response::Refused(refusal)) => return Err(self.turned_away(address, &refusal)),
             Ok(_) => {
                 return Err(Error::Refused(format!("the node at {address} does not answer as a node does")));
             }
-            Err(error) => return Err(Error::NoNode(format!("{address}: {error}"))),
+            Err(error) => return Err(unwelcome(address, &error)),
         };
         if let Some(expected) = expected.filter(|expected| **expected != welcome.node) {
             let found = welcome.node;
@@ -254,6 +252,17 @@ impl Pool {
             )));
         }
         self.register(address, connection, welcome)
+    }
+
+    /// What a node's refusal of our greeting means.
+    fn turned_away(&self, address: &str, refusal: &Refusal) -> Error {
+        let ours = self.state().cluster;
+        match (refusal, ours) {
+            (Refusal::WrongCluster { cluster }, Some(expected)) => {
+                Error::WrongCluster { address: address.to_owned(), found: *cluster, expected }
+            }
+            _ => Error::Refused(format!("the node at {address} refuses: {refusal}")),
+        }
     }
 
     fn register(
@@ -266,9 +275,8 @@ impl Pool {
         let mut state = self.state();
         let ours = *state.cluster.get_or_insert(cluster);
         if ours != cluster {
-            return Err(Error::Refused(format!(
-                "node {node} at {address} is of cluster {cluster}, the others are of {ours}; give nodes of one cluster"
-            )));
+            let address = address.to_owned();
+            return Err(Error::WrongCluster { address, found: cluster, expected: ours });
         }
         if let Some(session) = state.live(&node).filter(|session| session.memory == memory) {
             return Ok(session);
@@ -277,6 +285,17 @@ impl Pool {
         let session = Arc::new(Session { connection, node: node.clone(), memory });
         state.sessions.insert(node, session.clone());
         Ok(session)
+    }
+}
+
+/// Why a connection did not get as far as a welcome: no answer, or one of another version.
+fn unwelcome(address: &str, error: &RequestError) -> Error {
+    match error {
+        RequestError::Message(_) | RequestError::Protocol(_) => {
+            let why = format!("{error}; run the same version on both sides");
+            Error::Refused(format!("the node at {address} does not answer as a node does: {why}"))
+        }
+        other => Error::NoNode(format!("{address}: {other}")),
     }
 }
 
@@ -293,11 +312,17 @@ fn none_of(errors: Vec<Error>) -> Error {
                     ..
                 }
         ),
-        Error::Refused(_) => true,
+        Error::Refused(_) | Error::WrongCluster { .. } => true,
         _ => false,
     };
     if let Some(error) = errors.iter().find(final_one) {
         return error.clone();
     }
-    Error::NoNode(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    // A single name that stands for nothing is said as what it is.
+    if let [Error::Connect(error)] = &errors[..]
+        && matches!(&**error, ConnectError::Resolve { .. })
+    {
+        return Error::Connect(error.clone());
+    }
+    Error::NoNode(errors.iter().map(Error::reason).collect::<Vec<_>>().join("; "))
 }

@@ -2,7 +2,8 @@
 //!
 //! | question | where |
 //! |---|---|
-//! | where does a reader begin, and where is the tail | [`start`] |
+//! | where does a reader begin | [`start`] |
+//! | where is the tail | [`tail`] |
 //! | how does it go from segment to segment | [`run`] |
 //! | which node serves a segment, and what may be shown of it | [`segment`] |
 //! | are these the bytes that were written | [`batches`] |
@@ -11,15 +12,18 @@ mod batches;
 mod run;
 mod segment;
 mod start;
+mod tail;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use tail::check_tail;
 
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::options::ClientOptions;
 use crate::pool::Pool;
 use futures::Stream;
-use piculet_quorum::ids::{LogId, Offset, SegmentNumber};
+use piculet_quorum::ids::{LogId, LogName, Offset, SegmentNumber, Timestamp};
 use piculet_quorum::meta::LogView;
 use run::Reading;
 use std::pin::Pin;
@@ -39,6 +43,10 @@ pub enum Start {
     Latest,
     /// At this offset, which is neither trimmed nor beyond the tail.
     Offset(Offset),
+    /// At the first entry whose timestamp, in milliseconds since the Unix epoch, is this or later;
+    /// without one, behind the last entry that was acknowledged when the reader was made. Timestamps
+    /// are those of the log's writers, and never decrease.
+    Timestamp(Timestamp),
 }
 
 /// How a reader behaves.
@@ -70,21 +78,22 @@ impl LogReader {
     pub(crate) async fn open(
         pool: Pool,
         client: &ClientOptions,
+        name: &LogName,
         log: LogId,
         start: Start,
         options: ReadOptions,
     ) -> Result<Self, Error> {
-        let plan = start::plan(&pool, client, log, start, options.follow).await?;
+        let plan = start::plan(&pool, client, (name, log), start, options.follow).await?;
         let (out, pieces) = mpsc::channel(PIECES);
-        let task = tokio::spawn(Reading::new(pool, client, log, &plan, out).run(plan.at));
+        let task = tokio::spawn(Reading::new(pool, client, (name, log), &plan, out).run(plan.at));
         Ok(Self { pieces, current: Vec::new().into_iter(), task, over: false })
     }
 
     /// The next entry; `None` at the end, when it does not follow. Cancel-safe.
     ///
     /// # Errors
-    /// [`Error::Trimmed`] when the log is trimmed beyond the reader's place; [`Error::NoNode`]
-    /// when no node could be read from for a long time; [`Error::Damaged`] when what comes is not
+    /// [`Error::Trimmed`] when the log is trimmed beyond the reader's place; [`Error::NotFound`] when
+    /// it has been deleted; [`Error::NoNode`] when no node could be read from for `read_timeout`; [`Error::Damaged`] when what comes is not
     /// what was written. Nothing follows an error: make a new reader.
     pub async fn next(&mut self) -> Option<Result<Entry, Error>> {
         std::future::poll_fn(|context| self.poll_entry(context)).await
@@ -137,14 +146,16 @@ impl std::fmt::Debug for LogReader {
 /// A log with all of its segments.
 ///
 /// # Errors
-/// When no node answers, or the metadata lack a segment.
-pub(crate) async fn whole_view(pool: &Pool, log: LogId) -> Result<LogView, Error> {
-    let mut whole = *pool.view(log, Some(SegmentNumber(0))).await?;
+/// When no node answers, the log has been deleted, or the metadata lack a segment.
+pub(crate) async fn whole_view(pool: &Pool, name: &LogName, log: LogId) -> Result<LogView, Error> {
+    let view =
+        async |from| Ok::<_, Error>(*pool.view(log, Some(from)).await.map_err(|error| error.of(name))?);
+    let mut whole = view(SegmentNumber(0)).await?;
     while let Some(next) = following(&whole) {
-        let page = *pool.view(log, Some(next)).await?;
+        let page = view(next).await?;
         if page.first_segment > next {
             // Trimmed while it was read: what went before has gone too.
-            whole = *pool.view(log, Some(page.first_segment)).await?;
+            whole = view(page.first_segment).await?;
             continue;
         }
         if !page.segments.contains_key(&next) {

@@ -7,8 +7,8 @@ use crate::entry::Entry;
 use crate::error::Error;
 use crate::options::ClientOptions;
 use crate::pool::{CallError, Pool};
-use piculet_quorum::ids::{Chain, LogId, NodeId, Offset, SegmentNumber};
-use piculet_quorum::meta::{LogView, SegmentState, SegmentView};
+use piculet_quorum::ids::{Chain, LogId, LogName, NodeId, Offset, SegmentNumber, Timestamp};
+use piculet_quorum::meta::{LogView, Member, SegmentRecord, SegmentState, SegmentView};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -35,11 +35,13 @@ impl From<Error> for Stop {
 pub(super) struct Reading {
     pub(super) pool: Pool,
     pub(super) log: LogId,
+    name: LogName,
     /// Where to end; never, when it follows.
     pub(super) until: Option<LogPlace>,
     pub(super) read_ahead: usize,
     timeout: Duration,
     floor: Offset,
+    since: Option<(Timestamp, Offset)>,
     out: mpsc::Sender<Piece>,
     /// When there was progress last, or, for one that follows, an answer from anybody.
     alive: Instant,
@@ -57,17 +59,19 @@ impl Reading {
     pub(super) fn new(
         pool: Pool,
         options: &ClientOptions,
-        log: LogId,
+        (name, log): (&LogName, LogId),
         plan: &Plan,
         out: mpsc::Sender<Piece>,
     ) -> Self {
         Self {
             pool,
             log,
+            name: name.clone(),
             until: plan.until,
             read_ahead: options.read_ahead,
             timeout: options.read_timeout,
             floor: plan.floor,
+            since: plan.since,
             out,
             alive: Instant::now(),
             failures: BTreeMap::new(),
@@ -115,6 +119,14 @@ impl Reading {
     pub(super) async fn deliver(&mut self, mut entries: Vec<Entry>) -> Result<(), Stop> {
         if entries.first().is_some_and(|first| first.offset < self.floor) {
             entries.retain(|entry| entry.offset >= self.floor);
+        }
+        if let Some((since, tail)) = self.since {
+            let wanted = |entry: &Entry| entry.timestamp >= since || entry.offset >= tail;
+            // Timestamps never decrease: from the first one that is wanted on, all are.
+            if entries.last().is_some_and(wanted) {
+                self.since = None;
+            }
+            entries.retain(wanted);
         }
         if !entries.is_empty() {
             self.out.send(Piece::Entries(entries)).await.map_err(|_| Stop::Dropped)?;
@@ -173,7 +185,7 @@ impl Reading {
                     }
                 }
                 Err(CallError::NoNode(why)) => self.trouble = why,
-                Err(error) => return Err(Error::from(error).into()),
+                Err(error) => return Err(error.of(&self.name).into()),
             }
             self.check_progress()?;
             sleep(pause).await;
@@ -181,8 +193,19 @@ impl Reading {
         }
     }
 
-    /// Reads the metadata of the segment in use anew.
-    pub(super) async fn refresh(&mut self, number: SegmentNumber) -> Result<Option<SegmentView>, Stop> {
+    /// Reads the metadata of the segment in use anew; when all of its members have failed us, also
+    /// where the nodes are.
+    pub(super) async fn refresh(
+        &mut self,
+        number: SegmentNumber,
+        record: &SegmentRecord,
+    ) -> Result<Option<SegmentView>, Stop> {
+        let failed = |member: &Member| self.failures.get(&member.node).is_some_and(|count| *count > 0);
+        if record.ensemble.iter().all(failed)
+            && let Err(error) = self.pool.nodes().await
+        {
+            self.trouble = error.to_string();
+        }
         match self.pool.view(self.log, Some(number)).await {
             Ok(view) => {
                 self.heard();
@@ -193,7 +216,28 @@ impl Reading {
                 self.trouble = why;
                 Ok(None)
             }
-            Err(error) => Err(Error::from(error).into()),
+            Err(error) => Err(error.of(&self.name).into()),
+        }
+    }
+
+    /// The log has been deleted.
+    pub(super) fn deleted(&self) -> Stop {
+        CallError::Gone(self.log).of(&self.name).into()
+    }
+
+    /// The log's segments from a number on, however long the metadata are away within the bound.
+    async fn newest_view(&mut self, number: SegmentNumber) -> Result<Box<LogView>, Stop> {
+        loop {
+            match self.pool.view(self.log, Some(number)).await {
+                Ok(view) => {
+                    self.heard();
+                    return Ok(view);
+                }
+                Err(CallError::NoNode(why)) => self.trouble = why,
+                Err(error) => return Err(error.of(&self.name).into()),
+            }
+            self.check_progress()?;
+            sleep(NEW_SEGMENT.0).await;
         }
     }
 
@@ -203,7 +247,7 @@ impl Reading {
         let end = match known {
             Some(end) => Some(*end),
             None => {
-                let view = self.pool.view(self.log, Some(number)).await.map_err(Error::from)?;
+                let view = self.newest_view(number).await?;
                 let end = view.segments.get(&number).and_then(|s| s.record.value.state.end().copied());
                 self.view = Some(view);
                 end

@@ -20,7 +20,7 @@ use piculet_quorum::ids::{Chain, Index, LogId, NodeId, SegmentNumber};
 use piculet_quorum::limits::DATA_BYTES_TARGET;
 use piculet_quorum::meta::{LogView, SegmentRecord, SegmentView};
 use piculet_quorum::wire::frame::{self, Kind, Mark};
-use piculet_quorum::wire::message::Request;
+use piculet_quorum::wire::message::{Refusal, Request};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -131,7 +131,7 @@ impl Segment {
             }
             reading.check_progress()?;
             sleep(pause).await;
-            if let Some(view) = reading.refresh(self.number).await? {
+            if let Some(view) = reading.refresh(self.number, &self.record).await? {
                 self.learn(&view);
             }
         }
@@ -368,6 +368,8 @@ impl Segment {
                     self.learn(segment);
                 }
             }
+            Answer::Mark(_, Err(CallError::Refused(Refusal::Deleted)))
+            | Answer::View(Err(CallError::Gone(_))) => return Err(reading.deleted()),
             Answer::Mark(_, Err(error)) | Answer::View(Err(error)) => reading.trouble = error.to_string(),
         }
         Ok(())

@@ -1,22 +1,12 @@
-//! Where a reader begins, and where the log's tail is.
+//! Where a reader begins.
 
 use super::Start;
+use super::tail::Search;
 use crate::error::Error;
 use crate::options::ClientOptions;
 use crate::pool::Pool;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
-use piculet_quorum::cursor::Cursor;
-use piculet_quorum::ids::{Index, LogId, Offset, SegmentNumber};
-use piculet_quorum::meta::{LogView, SegmentState, SegmentView};
-use piculet_quorum::quorums::fence_quorum;
-use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
-
-/// A member that does not answer within this time is asked again.
-const SILENT: Duration = Duration::from_millis(1000);
-/// Pause before members are asked again.
-const RETRY: Duration = Duration::from_millis(100);
+use piculet_quorum::ids::{Index, LogId, LogName, Offset, SegmentNumber, Timestamp};
+use piculet_quorum::meta::LogView;
 
 /// A place in a log, as readers know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,36 +24,37 @@ pub(super) struct Plan {
     pub(super) until: Option<LogPlace>,
     /// Entries at lower offsets are not wanted, should what was the tail be cut off.
     pub(super) floor: Offset,
-}
-
-/// The place behind everything that was acknowledged when it was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tail {
-    at: LogPlace,
-    offset: Offset,
+    /// Entries below this offset are not wanted either when they are older than this.
+    pub(super) since: Option<(Timestamp, Offset)>,
 }
 
 /// Finds out where to begin and to end.
 pub(super) async fn plan(
     pool: &Pool,
     options: &ClientOptions,
-    log: LogId,
+    (name, log): (&LogName, LogId),
     start: Start,
     follow: bool,
 ) -> Result<Plan, Error> {
-    let view = pool.view(log, None).await?;
+    let search = Search::new(pool, options, name, log);
+    let view = search.view(None).await?;
     // What lies below the last seal is not beyond the tail, wherever that is.
     let sealed = matches!(start, Start::Offset(offset) if offset < view.record.value.next_base);
-    let tail = if follow && (sealed || start == Start::Earliest) {
-        None
-    } else {
-        Some(tail(pool, options, log).await?)
-    };
+    let tail = if follow && (sealed || start == Start::Earliest) { None } else { Some(search.tail().await?) };
     let until = tail.filter(|_| !follow).map(|tail| tail.at);
+    let mut since = None;
     let (at, floor) = match (start, tail) {
         (Start::Latest, Some(tail)) => (tail.at, Offset(0)),
-        (Start::Latest, None) => unreachable!("the tail is looked for whenever it is where to begin"),
-        (Start::Earliest, _) => (locate(pool, &view, view.trim_offset(), true).await?, view.trim_offset()),
+        (Start::Latest | Start::Timestamp(_), None) => {
+            unreachable!("the tail is looked for whenever it may be where to begin")
+        }
+        (Start::Timestamp(wanted), Some(tail)) => {
+            since = Some((wanted, tail.offset));
+            let earliest = locate(&search, &view, view.trim_offset(), true).await?;
+            let at = written_since(&search, &view, wanted).await?.unwrap_or(tail.at);
+            (at.max(earliest).min(tail.at), view.trim_offset())
+        }
+        (Start::Earliest, _) => (locate(&search, &view, view.trim_offset(), true).await?, view.trim_offset()),
         (Start::Offset(offset), tail) => {
             if offset < view.trim_offset() {
                 return Err(Error::Trimmed { trim_offset: view.trim_offset() });
@@ -73,17 +64,22 @@ pub(super) async fn plan(
                     return Err(Error::BeyondTail { offset, tail: tail.offset });
                 }
                 Some(tail) if offset == tail.offset => tail.at,
-                _ => locate(pool, &view, offset, false).await?,
+                _ => locate(&search, &view, offset, false).await?,
             };
             (at, offset)
         }
     };
-    Ok(Plan { at, until, floor })
+    Ok(Plan { at, until, floor, since })
 }
 
 /// The segment and index of an offset below the tail. With `or_later`, what has been deleted
 /// meanwhile is passed over.
-async fn locate(pool: &Pool, newest: &LogView, offset: Offset, or_later: bool) -> Result<LogPlace, Error> {
+async fn locate(
+    search: &Search<'_>,
+    newest: &LogView,
+    offset: Offset,
+    or_later: bool,
+) -> Result<LogPlace, Error> {
     let holds = |view: &LogView| {
         let below = view.segments.iter().rev().find(|(_, s)| s.record.value.base <= offset);
         below.and_then(|(number, s)| {
@@ -97,7 +93,7 @@ async fn locate(pool: &Pool, newest: &LogView, offset: Offset, or_later: bool) -
     let mut from = newest.first_segment;
     let mut found = None;
     loop {
-        let page = pool.view(newest.log, Some(from)).await?;
+        let page = search.view(Some(from)).await?;
         found = holds(&page).or(found);
         let beyond = page.segments.values().any(|s| s.record.value.base > offset);
         let next = super::following(&page).filter(|next| *next > from && !beyond);
@@ -116,71 +112,36 @@ async fn locate(pool: &Pool, newest: &LogView, offset: Offset, or_later: bool) -
     }
 }
 
-/// The tail: every entry acknowledged before the call lies before it.
-async fn tail(pool: &Pool, options: &ClientOptions, log: LogId) -> Result<Tail, Error> {
-    let deadline = Instant::now() + options.read_timeout;
-    loop {
-        let view = pool.view(log, None).await?;
-        let Some((number, segment)) = view.open_segment() else {
-            let offset = view.record.value.next_base;
-            let last = view.segments.iter().next_back();
-            let sealed = last.and_then(|(number, s)| Some((*number, s.record.value.state.end()?.end)));
-            let (segment, index) = sealed.unwrap_or((view.record.value.next_segment, Index(0)));
-            return Ok(Tail { at: LogPlace { segment, index }, offset });
+/// The start of the segment before whose end the first entry lies that is not older than `wanted`:
+/// the last segment that begins before it. Nothing when there is no segment.
+async fn written_since(
+    search: &Search<'_>,
+    newest: &LogView,
+    wanted: Timestamp,
+) -> Result<Option<LogPlace>, Error> {
+    let start = |segment| LogPlace { segment, index: Index(0) };
+    // The one looked for is `found` or lies in `low..high`.
+    let (mut low, mut high) = (newest.first_segment, newest.record.value.next_segment);
+    let mut found = None;
+    while low < high {
+        let middle = SegmentNumber(low.0 + (high.0 - low.0) / 2);
+        let page = search.view(Some(middle)).await?;
+        let older = |number: &SegmentNumber| {
+            page.segments.get(number).is_some_and(|s| s.record.value.base_timestamp < wanted)
         };
-        match writer_tail(pool, log, number, segment).await {
-            Ok(index) => {
-                // A segment sealed meanwhile has a successor that may hold acknowledged entries.
-                let again = pool.view(log, Some(number)).await?;
-                let state = again.segments.get(&number).map(|s| &s.record.value.state);
-                if state == Some(&SegmentState::Open) {
-                    let at = LogPlace { segment: number, index };
-                    return Ok(Tail { at, offset: Offset::of(segment.record.value.base, index) });
-                }
-            }
-            Err(silent) if Instant::now() >= deadline => {
-                let needed = fence_quorum(segment.record.value.ensemble.len());
-                return Err(Error::NoNode(format!(
-                    "the tail of the log is known once {needed} members of segment {number} answer: {silent}"
-                )));
-            }
-            Err(_) => sleep(RETRY).await,
+        let Some((first, last)) = page.segments.keys().next().zip(page.segments.keys().next_back()) else {
+            // Everything up to here was deleted meanwhile.
+            low = middle.plus(1);
+            continue;
+        };
+        match page.segments.keys().rev().find(|number| older(number)) {
+            Some(number) if number == last => (found, low) = (Some(*number), number.plus(1)),
+            Some(number) => return Ok(Some(start(*number))),
+            // What was before it has been deleted.
+            None if *first > middle => return Ok(Some(start(*first))),
+            None => high = middle,
         }
     }
-}
-
-/// The largest tail that a fence quorum of an open segment's members report, or why there is none.
-async fn writer_tail(
-    pool: &Pool,
-    log: LogId,
-    number: SegmentNumber,
-    segment: &SegmentView,
-) -> Result<Index, String> {
-    let record = &segment.record.value;
-    let mut cursor = Cursor::new(number, record, segment.archived, Index(0));
-    let mut asked: FuturesUnordered<_> =
-        record
-            .ensemble
-            .iter()
-            .map(|member| async move {
-                (member, timeout(SILENT, pool.watermarks(&member.node, log, number)).await)
-            })
-            .collect();
-    let mut answers = 0;
-    let mut why = Vec::new();
-    while let Some((member, answer)) = asked.next().await {
-        match answer {
-            Ok(Ok(mark)) if mark.incarnation == member.incarnation => {
-                cursor.handle_mark(&member.node, &mark);
-                answers += 1;
-                if answers >= fence_quorum(record.ensemble.len()) {
-                    return Ok(cursor.largest_tail());
-                }
-            }
-            Ok(Ok(_)) => why.push(format!("node {} has lost its buffer", member.node)),
-            Ok(Err(error)) => why.push(error.to_string()),
-            Err(_) => why.push(format!("node {} does not answer", member.node)),
-        }
-    }
-    Err(why.join("; "))
+    let first = Some(newest.first_segment).filter(|first| *first < newest.record.value.next_segment);
+    Ok(found.or(first).map(start))
 }

@@ -40,6 +40,15 @@ impl Takeover<'_> {
         }
     }
 
+    /// Proposes the seal alone: nobody writes the log then. Returns whether it was published; if
+    /// not, something that was read is no longer so.
+    pub(super) async fn publish_end(&self, view: &LogView, seal: SealOne) -> Result<bool, Error> {
+        let (log, read) = (self.log, view.record.clone());
+        let proposal = SealSegment { log, read, seal: Some(seal), create: None };
+        let outcome = self.settle(Proposal::Seal(Box::new(proposal))).await?;
+        Ok(matches!(outcome, TxnOutcome::Applied(_)))
+    }
+
     /// The members of a new segment: usable nodes that answer now.
     async fn ensemble(&self, level: Level) -> Result<Vec<(Member, Revision)>, Error> {
         let mut answered = Vec::new();

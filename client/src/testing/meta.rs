@@ -6,8 +6,9 @@ use piculet_quorum::ids::{
     Incarnation, Index, Level, LogId, LogName, NodeId, Nonce, Offset, Revision, SegmentNumber,
 };
 use piculet_quorum::meta::{
-    FirstRecord, IncarnationRecord, Key, LogView, NodeRecord, NodeState, PartRecord, Record, SegmentEnd,
-    SegmentRecord, SegmentState, SegmentView, Snapshot, TrimRecord, Txn, TxnOutcome, Versioned, Write,
+    FirstRecord, IncarnationRecord, Key, LogRecord, LogView, NodeRecord, NodeState, PartRecord, Record,
+    SegmentEnd, SegmentRecord, SegmentState, SegmentView, Snapshot, TrimRecord, Txn, TxnOutcome, Versioned,
+    Write,
 };
 use piculet_quorum::wire::message::{NodeView, Nodes, Refusal};
 use std::collections::BTreeMap;
@@ -121,8 +122,16 @@ impl Meta {
         self.revision += 1;
         let revision = Revision(self.revision);
         for write in &txn.writes {
-            let Write::Put(key, value) = write else { panic!("a client only puts: {write:?}") };
-            self.snapshot.records.insert(key.clone(), Versioned { revision, value: value.clone() });
+            match write {
+                Write::Put(key, value) => {
+                    let record = Versioned { revision, value: value.clone() };
+                    self.snapshot.records.insert(key.clone(), record);
+                }
+                Write::Delete(key) => {
+                    self.snapshot.records.remove(key);
+                }
+                other => panic!("no client asks for {other:?}"),
+            }
         }
         TxnOutcome::Applied(revision)
     }
@@ -145,7 +154,7 @@ impl Meta {
     }
 
     pub(super) fn view(&self, log: LogId, from: Option<SegmentNumber>) -> Option<LogView> {
-        let record = self.snapshot.log(&Key::Log(log))?;
+        let record = self.snapshot.log(&Key::Log(log)).filter(|record| record.value.deleted.is_none())?;
         let first = self.snapshot.first(&Key::First(log))?.value.first_segment;
         let next = record.value.next_segment;
         let newest_two = SegmentNumber(next.0.saturating_sub(2));
@@ -161,6 +170,16 @@ impl Meta {
         let record = self.snapshot.segment(&Key::Segment(log, number))?;
         let archived = self.snapshot.row(log, number).unwrap().end(&record.value);
         Some(SegmentView { record, archived })
+    }
+
+    /// Whether there was such a log.
+    pub(super) fn is_deleted(&self, log: LogId) -> bool {
+        self.snapshot.log(&Key::Log(log)).is_some_and(|record| record.value.deleted.is_some())
+    }
+
+    /// The log's record, deleted or not.
+    pub(crate) fn record(&self, log: LogId) -> Versioned<LogRecord> {
+        self.snapshot.log(&Key::Log(log)).expect("the log was created")
     }
 
     pub(super) fn segments(&self, log: LogId) -> Vec<(SegmentNumber, SegmentView)> {

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
 /// What a node does wrong, for the sake of a test.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +54,15 @@ pub(super) struct Inside {
     pub(super) faults: Mutex<Faults>,
     /// Readers that were served.
     pub(super) subscriptions: Mutex<usize>,
+    pub(super) writers: Mutex<BTreeMap<(LogId, SegmentNumber), Writer>>,
+}
+
+/// What is known of a segment's writer.
+pub(super) struct Writer {
+    pub(super) streams: usize,
+    /// When the last stream went, or else when the segment became known.
+    pub(super) since: Instant,
+    pub(super) peer: Option<String>,
 }
 
 pub(crate) struct Node {
@@ -75,6 +85,7 @@ impl Node {
             logs: Mutex::default(),
             faults: Mutex::default(),
             subscriptions: Mutex::default(),
+            writers: Mutex::default(),
         });
         let task = tokio::spawn(accept(inside.clone(), acceptor)).abort_handle();
         Self { inside, endpoint, task }
@@ -94,6 +105,11 @@ impl Node {
         self.task.abort();
         self.endpoint.close();
         self.inside.shared.meta.lock().stop_node(&self.inside.id);
+    }
+
+    /// Whether it has a stream of the only log's writer.
+    pub(crate) fn has_writer(&self) -> bool {
+        self.inside.writers.lock().values().any(|writer| writer.streams > 0)
     }
 
     pub(crate) fn subscriptions(&self) -> usize {
@@ -131,8 +147,9 @@ async fn accept(inside: Arc<Inside>, mut acceptor: Acceptor) {
 
 async fn streams(inside: Arc<Inside>, accepted: Accepted) {
     let mut streams = JoinSet::new();
+    let peer = format!("{} at {}", accepted.peer, accepted.remote);
     while let Ok((send, receive)) = accepted.connection.accept_bi().await {
-        streams.spawn(serve::stream(inside.clone(), send, receive));
+        streams.spawn(serve::stream(inside.clone(), peer.clone(), send, receive));
         while streams.try_join_next().is_some() {}
     }
 }

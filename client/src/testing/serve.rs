@@ -1,7 +1,7 @@
 //! What a node in this process answers.
 
 use super::meta::Batches;
-use super::node::{Inside, Local};
+use super::node::{Inside, Local, Writer};
 use crate::transport::{FrameReader, RecvStream, SendStream, send_message};
 use bytes::Bytes;
 use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchVerifier, Place};
@@ -12,20 +12,36 @@ use piculet_quorum::wire::codec;
 use piculet_quorum::wire::frame::{self, Kind, Mark};
 use piculet_quorum::wire::message::{
     Address, FenceOk, Open, Opened, Proposal, Refusal, Refused, Request, Response, Status, Welcome,
+    WriterSeen,
 };
 use std::future::pending;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// A client's stream ends whenever the client likes.
 type Served = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-pub(super) async fn stream(node: Arc<Inside>, send: SendStream, receive: RecvStream) {
+pub(super) async fn stream(node: Arc<Inside>, peer: String, send: SendStream, receive: RecvStream) {
     // What the client does not want any more needs no answer.
-    let _ = node.serve(send, FrameReader::new(receive)).await;
+    let _ = node.serve(&peer, send, FrameReader::new(receive)).await;
+}
+
+/// A stream of a segment's writer.
+struct Writing<'a> {
+    node: &'a Inside,
+    at: (LogId, SegmentNumber),
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        let mut writers = self.node.writers.lock();
+        let writer = writers.get_mut(&self.at).expect("it was opened");
+        (writer.streams, writer.since) = (writer.streams - 1, Instant::now());
+    }
 }
 
 impl Inside {
-    async fn serve(&self, mut send: SendStream, mut frames: FrameReader) -> Served {
+    async fn serve(&self, peer: &str, mut send: SendStream, mut frames: FrameReader) -> Served {
         let Some((_, body)) = frames.next().await? else { return Ok(()) };
         let request: Request = codec::decode(&body)?;
         let deaf = self.faults.lock().deaf && !matches!(request, Request::Hello(_));
@@ -39,15 +55,19 @@ impl Inside {
                 | Request::Append(_)
                 | Request::Subscribe { .. }
                 | Request::Watermarks { .. }
+                | Request::WriterSeen { .. }
         );
         if about_segments && self.faults.lock().mute {
             return pending().await;
         }
         match request {
-            Request::Append(log) => self.append(log, send, frames).await,
+            Request::Append(log) => self.append(log, peer, send, frames).await,
             Request::Fetch { at, from, to } => self.fetch(at, from, to, send).await,
             Request::Subscribe { log, segment, from } => self.subscribe(log, segment, from, send).await,
             Request::Watermarks { log, segment } => {
+                if self.shared.meta.lock().is_deleted(log) {
+                    return refuse(&mut send, Refusal::Deleted).await;
+                }
                 match self.mark(log, segment) {
                     Some(mark) => send.write_all(&mark.encode()).await?,
                     None => refuse(&mut send, Refusal::NotHere).await?,
@@ -93,6 +113,10 @@ impl Inside {
                 drop(meta);
                 Response::Fenced(self.fence(&at)?)
             }
+            Request::WriterSeen { log, segment } => {
+                drop(meta);
+                Response::WriterSeen(self.writer_seen(log, segment)?)
+            }
             _ => Response::Status(Status {
                 node: self.id.clone(),
                 memory: self.memory,
@@ -124,6 +148,16 @@ impl Inside {
 
     fn fence(&self, at: &Address) -> Result<FenceOk, Refusal> {
         self.with(at.log, |local| local.replica.fence(at)).map_err(refusal)
+    }
+
+    fn writer_seen(&self, log: LogId, segment: SegmentNumber) -> Result<WriterSeen, Refusal> {
+        let epoch = self.shared.meta.lock().record(log).value.epoch;
+        self.with(log, |local| local.replica.marks(segment).map(|_| ())).ok_or(Refusal::NotHere)?;
+        let mut writers = self.writers.lock();
+        let writer = writers.entry((log, segment)).or_insert_with(Writer::unseen);
+        let gone = u64::try_from(writer.since.elapsed().as_millis()).unwrap();
+        let gone_ms = (writer.streams == 0).then_some(gone);
+        Ok(WriterSeen { incarnation: self.memory, epoch, gone_ms, peer: writer.peer.clone() })
     }
 
     fn mark(&self, log: LogId, number: SegmentNumber) -> Option<Mark> {
@@ -166,6 +200,9 @@ impl Inside {
         mut send: SendStream,
     ) -> Served {
         *self.subscriptions.lock() += 1;
+        if self.shared.meta.lock().is_deleted(log) {
+            return refuse(&mut send, Refusal::Deleted).await;
+        }
         let mut changes = self.shared.watch();
         let (mut next, mut last, mut sent) = (from, None, 0);
         loop {
@@ -200,8 +237,9 @@ impl Inside {
         }
     }
 
-    async fn append(&self, log: LogId, mut send: SendStream, mut frames: FrameReader) -> Served {
+    async fn append(&self, log: LogId, peer: &str, mut send: SendStream, mut frames: FrameReader) -> Served {
         let mut session: Option<(Session, SegmentNumber)> = None;
+        let mut writing: Option<Writing<'_>> = None;
         while let Some((kind, body)) = frames.next().await? {
             match kind {
                 Kind::Open => {
@@ -209,6 +247,8 @@ impl Inside {
                     match self.with(log, |local| local.open(&open)) {
                         Ok((opened, answer)) => {
                             session = Some((opened, open.at.segment));
+                            drop(writing.take());
+                            writing = (!open.repair).then(|| self.writing(log, open.at.segment, peer));
                             send_message(&mut send, Kind::Opened, &answer).await?;
                         }
                         Err(why) => self.refused(&mut send, open.at.segment, why).await?,
@@ -239,8 +279,22 @@ impl Inside {
         Ok(())
     }
 
+    fn writing(&self, log: LogId, segment: SegmentNumber, peer: &str) -> Writing<'_> {
+        let mut writers = self.writers.lock();
+        let writer = writers.entry((log, segment)).or_insert_with(Writer::unseen);
+        writer.streams += 1;
+        writer.peer = Some(peer.to_owned());
+        Writing { node: self, at: (log, segment) }
+    }
+
     async fn refused(&self, send: &mut SendStream, segment: SegmentNumber, why: Refusal) -> Served {
         Ok(send_message(send, Kind::Refused, &Refused { segment, why }).await?)
+    }
+}
+
+impl Writer {
+    fn unseen() -> Self {
+        Self { streams: 0, since: Instant::now(), peer: None }
     }
 }
 

@@ -3,9 +3,11 @@
 use super::accept::Acceptor;
 use super::config::TransportOptions;
 use super::error::{CLOSE_DONE, ConnectError, EndpointError, HandshakeError};
+use super::probe;
 use super::socket::{self, Socket, SocketBuffers};
 use super::tls::Identity;
 use futures::StreamExt;
+use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ClientConfig, Connection, ServerConfig, TokioRuntime};
@@ -122,7 +124,8 @@ impl Endpoint {
     ///
     /// # Errors
     /// When the address has no sound form or stands for nothing, the server does not answer within
-    /// the connect time-out, or one side refuses the other.
+    /// the connect time-out, or one side refuses the other. The first of several addresses of a host
+    /// that says more than nothing counts.
     pub async fn connect(&self, address: &str) -> Result<Connection, ConnectError> {
         let start = Instant::now();
         let deadline = start + self.connect_timeout;
@@ -134,7 +137,7 @@ impl Endpoint {
             .map_err(|_| resolve(io::ErrorKind::TimedOut.into()))?
             .map_err(resolve)?;
         let mut attempts: FuturesUnordered<_> = (0..)
-            .zip(found)
+            .zip(found.clone())
             .map(|(nth, remote)| async move {
                 sleep(ADDRESS_STAGGER * nth).await;
                 self.attempt(address, remote, host, start).await
@@ -148,10 +151,14 @@ impl Endpoint {
                 Err(_) => {}
             }
         }
-        Err(failure.unwrap_or_else(|| {
-            let error = HandshakeError::NoAnswer { waited: self.connect_timeout };
-            ConnectError::Handshake { address: address.to_owned(), error }
-        }))
+        if let Some(failure) = failure.filter(tells_more) {
+            return Err(failure);
+        }
+        let silent = HandshakeError::NoAnswer { waited: self.connect_timeout };
+        let nobody = join_all(found.into_iter().map(probe::nobody_listens)).await;
+        let error =
+            if nobody.into_iter().all(|nobody| nobody) { HandshakeError::NobodyListens } else { silent };
+        Err(ConnectError::Handshake { address: address.to_owned(), error })
     }
 
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {

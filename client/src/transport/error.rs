@@ -81,13 +81,21 @@ pub enum ConnectError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeError {
     /// The other side does not answer.
-    #[error("no answer within {waited:?}: nobody listens there, or UDP is blocked on the way")]
+    #[error(
+        "no answer within {waited:?}: its UDP port may be closed, UDP is blocked on the way, or the machine is down; that TCP gets through says nothing"
+    )]
     NoAnswer {
         /// How long we waited.
         waited: Duration,
     },
+    /// The machine is there and says that nobody listens on the port.
+    #[error("nobody listens on that UDP port: start the node, or correct the port")]
+    NobodyListens,
     /// The two sides have no protocol in common.
-    #[error("the other side speaks another version of the protocol; this one speaks {}", alpn())]
+    #[error(
+        "the other side speaks another version of the protocol, this one speaks {}: run the same version on both sides",
+        alpn()
+    )]
     OtherProtocol,
     /// The other side ended the TLS handshake.
     #[error("the other side refused us: {alert}")]
@@ -146,7 +154,7 @@ impl fmt::Display for Alert {
                 "the certificate has expired or is not valid yet; check it, and the clocks of both machines",
             ),
             Self::BadCertificate => f.write_str(
-                "the certificate is not acceptable; check the host names and usages it was made for",
+                "the certificate is not acceptable: it was made for another host or use; use a host name or address that it was made for, or make a new one",
             ),
             Self::CertificateRequired => f.write_str("a certificate is required and there was none"),
             Self::Other(number) => write!(f, "TLS alert {number}"),

@@ -15,6 +15,7 @@ mod endpoint;
 mod error;
 mod frames;
 mod peer;
+mod probe;
 mod request;
 mod socket;
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! Takeovers of real segments on nodes in this process.
 
+mod open;
+mod recover;
+
 use super::take_over;
 use crate::testing::{Cluster, Faults, Node, PATIENCE, log_name, node_id, numbered, read_all, soon};
 use crate::{Client, ClientOptions, Error, LogWriter, ReadOptions, Start};
@@ -9,6 +12,23 @@ use std::time::Duration;
 
 /// The bound of a takeover that cannot succeed.
 const BRIEF: Duration = Duration::from_millis(1500);
+
+/// A client of its own name.
+async fn named(cluster: &Cluster, name: &str, edit: impl FnOnce(&mut ClientOptions)) -> Client {
+    let mut options = ClientOptions { name: name.to_owned(), ..cluster.options(&["a"]) };
+    edit(&mut options);
+    soon(Client::connect(options)).await.unwrap()
+}
+
+/// Waits until every node has a stream of the log's writer, or none has.
+async fn writer_is_there(cluster: &Cluster, nodes: &[&str], there: bool) {
+    soon(async {
+        while nodes.iter().any(|node| cluster.node(node).has_writer() != there) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
 
 async fn append(writer: &LogWriter, payloads: &[String]) {
     for payload in payloads {

@@ -1,0 +1,193 @@
+//! Where a log's tail is.
+//!
+//! The largest tail that a fence quorum of the open segment's members report lies behind every entry
+//! that was acknowledged before they were asked. A read of the metadata afterwards must still show
+//! the segment open, or another may hold acknowledged entries.
+
+use super::start::LogPlace;
+use crate::error::Error;
+use crate::options::ClientOptions;
+use crate::pool::{CallError, Pool};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use piculet_quorum::cursor::Cursor;
+use piculet_quorum::ids::{Index, LogId, LogName, Offset, SegmentNumber};
+use piculet_quorum::meta::{LogView, SegmentRecord, SegmentState, SegmentView};
+use piculet_quorum::quorums::fence_quorum;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+
+/// A member that does not answer within this time is asked again.
+const SILENT: Duration = Duration::from_millis(1000);
+/// Pause before members are asked again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// The place behind everything that was acknowledged when it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tail {
+    pub(super) at: LogPlace,
+    pub(super) offset: Offset,
+}
+
+/// A search for the tail of one log.
+pub(super) struct Search<'a> {
+    pub(super) pool: &'a Pool,
+    pub(super) name: &'a LogName,
+    pub(super) log: LogId,
+    waited: Duration,
+    deadline: Instant,
+}
+
+/// The tail, once everything before it can be read.
+///
+/// # Errors
+/// As [`Client::check_tail`](crate::Client::check_tail).
+pub(crate) async fn check_tail(
+    pool: &Pool,
+    options: &ClientOptions,
+    name: &LogName,
+    log: LogId,
+) -> Result<Offset, Error> {
+    let search = Search::new(pool, options, name, log);
+    let tail = search.tail().await?;
+    search.visible(tail).await
+}
+
+impl<'a> Search<'a> {
+    pub(super) fn new(pool: &'a Pool, options: &ClientOptions, name: &'a LogName, log: LogId) -> Self {
+        let waited = options.read_timeout;
+        Self { pool, name, log, waited, deadline: Instant::now() + waited }
+    }
+
+    /// The tail: every entry acknowledged before the call lies before it.
+    pub(super) async fn tail(&self) -> Result<Tail, Error> {
+        loop {
+            let view = self.view(None).await?;
+            let Some((number, segment)) = view.open_segment() else { return Ok(end_of_sealed(&view)) };
+            let record = &segment.record.value;
+            match self.writer_tail(number, segment).await {
+                Ok(index) => {
+                    // A segment sealed meanwhile has a successor that may hold acknowledged entries.
+                    let again = self.view(Some(number)).await?;
+                    let state = again.segments.get(&number).map(|s| &s.record.value.state);
+                    if state == Some(&SegmentState::Open) {
+                        let at = LogPlace { segment: number, index };
+                        return Ok(Tail { at, offset: Offset::of(record.base, index) });
+                    }
+                }
+                Err(silent) => {
+                    let needed = fence_quorum(record.ensemble.len());
+                    self.pause(|| {
+                        format!(
+                            "the tail of the log is known once {needed} members of segment {number} answer: {silent}"
+                        )
+                    })
+                    .await?;
+                }
+            }
+        }
+    }
+
+    /// Waits until everything before the tail is visible, or cut off by a seal: the offset up to
+    /// which it is.
+    async fn visible(&self, tail: Tail) -> Result<Offset, Error> {
+        let LogPlace { segment: number, index } = tail.at;
+        while index > Index(0) {
+            let view = self.view(Some(number)).await?;
+            // What was trimmed has been archived.
+            let Some(segment) = view.segments.get(&number) else { break };
+            let record = &segment.record.value;
+            let mut cursor = Cursor::new(number, record, segment.archived, Index(0));
+            if !reaches(&cursor, index) {
+                self.ask_all(&mut cursor, number, record).await;
+            }
+            if reaches(&cursor, index) {
+                return Ok(Offset::of(record.base, cursor.end().map_or(index, |end| end.min(index))));
+            }
+            let seen = cursor.visible();
+            self.pause(|| {
+                format!("index {index} of segment {number} is written and not yet safe; {seen} is")
+            })
+            .await?;
+        }
+        Ok(tail.offset)
+    }
+
+    /// A view of the log, however long the metadata are away within the bound.
+    pub(super) async fn view(&self, from: Option<SegmentNumber>) -> Result<Box<LogView>, Error> {
+        loop {
+            match self.pool.view(self.log, from).await {
+                Err(CallError::NoNode(why)) => self.pause(|| why).await?,
+                view => return view.map_err(|error| error.of(self.name)),
+            }
+        }
+    }
+
+    async fn pause(&self, why: impl FnOnce() -> String) -> Result<(), Error> {
+        if Instant::now() >= self.deadline {
+            return Err(Error::NoNode(format!("given up after {:?}: {}", self.waited, why())));
+        }
+        sleep(RETRY).await;
+        Ok(())
+    }
+
+    /// Tells the cursor what the members say.
+    async fn ask_all(&self, cursor: &mut Cursor, number: SegmentNumber, record: &SegmentRecord) {
+        let mut asked: FuturesUnordered<_> = record
+            .ensemble
+            .iter()
+            .map(|member| async move {
+                (&member.node, timeout(SILENT, self.pool.watermarks(&member.node, self.log, number)).await)
+            })
+            .collect();
+        while let Some((node, answer)) = asked.next().await {
+            if let Ok(Ok(mark)) = answer {
+                cursor.handle_mark(node, &mark);
+            }
+        }
+    }
+
+    /// The largest tail that a fence quorum of an open segment's members report, or why there is
+    /// none.
+    async fn writer_tail(&self, number: SegmentNumber, segment: &SegmentView) -> Result<Index, String> {
+        let record = &segment.record.value;
+        let mut cursor = Cursor::new(number, record, segment.archived, Index(0));
+        let mut asked: FuturesUnordered<_> = record
+            .ensemble
+            .iter()
+            .map(|member| async move {
+                (member, timeout(SILENT, self.pool.watermarks(&member.node, self.log, number)).await)
+            })
+            .collect();
+        let mut answers = 0;
+        let mut why = Vec::new();
+        while let Some((member, answer)) = asked.next().await {
+            match answer {
+                Ok(Ok(mark)) if mark.incarnation == member.incarnation => {
+                    cursor.handle_mark(&member.node, &mark);
+                    answers += 1;
+                    if answers >= fence_quorum(record.ensemble.len()) {
+                        return Ok(cursor.largest_tail());
+                    }
+                }
+                Ok(Ok(_)) => why.push(format!("node {} has lost its buffer", member.node)),
+                Ok(Err(error)) => why.push(error.to_string()),
+                Err(_) => why.push(format!("node {} does not answer", member.node)),
+            }
+        }
+        Err(why.join("; "))
+    }
+}
+
+/// Whether everything below `index` is visible, or what is not was cut off.
+fn reaches(cursor: &Cursor, index: Index) -> bool {
+    cursor.visible() >= cursor.end().map_or(index, |end| end.min(index))
+}
+
+/// The tail of a log without an open segment.
+fn end_of_sealed(view: &LogView) -> Tail {
+    let last = view.segments.iter().next_back();
+    let sealed = last.and_then(|(number, s)| Some((*number, s.record.value.state.end()?.end)));
+    let (segment, index) = sealed.unwrap_or((view.record.value.next_segment, Index(0)));
+    Tail { at: LogPlace { segment, index }, offset: view.record.value.next_base }
+}

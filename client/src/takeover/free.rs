@@ -1,0 +1,161 @@
+//! Whether a log is free to be opened: it has no writer, or that has gone.
+//!
+//! The judgement may be wrong a moment later. So the new epoch is made from the very record of the
+//! log that was judged: of several who find it free, one opens it.
+
+use super::Takeover;
+use crate::error::Error;
+use crate::pool::CallError;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use piculet_quorum::ids::{Epoch, NodeId, Revision, SegmentNumber};
+use piculet_quorum::liveness::{Liveness, judge};
+use piculet_quorum::meta::{LogRecord, LogView, Member, SegmentRecord, Versioned};
+use piculet_quorum::time::Span;
+use piculet_quorum::wire::message::{Refusal, Request, Response, WriterSeen};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// A member that does not answer within this time is silent in this round.
+const SILENT: Duration = Duration::from_millis(1500);
+
+/// What is judged, and since when it is as it is.
+struct Judged {
+    record: Revision,
+    segment: Option<SegmentNumber>,
+    since: Instant,
+    /// Members that have had nothing of the segment, and since when they say so.
+    empty: BTreeMap<NodeId, Instant>,
+    /// Why nothing is known of a member.
+    unheard: BTreeMap<NodeId, String>,
+}
+
+impl Judged {
+    fn new(view: &LogView) -> Self {
+        let segment = open_of_its_epoch(view).map(|(number, _)| number);
+        let (empty, unheard) = (BTreeMap::new(), BTreeMap::new());
+        Self { record: view.record.revision, segment, since: Instant::now(), empty, unheard }
+    }
+
+    fn is_of(&self, view: &LogView) -> bool {
+        let segment = open_of_its_epoch(view).map(|(number, _)| number);
+        self.record == view.record.revision && self.segment == segment
+    }
+}
+
+/// The log's open segment, unless it is of an earlier writer.
+fn open_of_its_epoch(view: &LogView) -> Option<(SegmentNumber, &SegmentRecord)> {
+    let (number, segment) = view.open_segment()?;
+    let record = &segment.record.value;
+    (record.epoch == view.record.value.epoch).then_some((number, record))
+}
+
+impl Takeover<'_> {
+    /// Waits until the log is free. Returns its record as it was judged.
+    pub(super) async fn free(&self) -> Result<Versioned<LogRecord>, Error> {
+        let patience = self.options.writer_timeout;
+        let mut judged: Option<Judged> = None;
+        loop {
+            let view = self.view().await?;
+            let mut now =
+                judged.take().filter(|judged| judged.is_of(&view)).unwrap_or_else(|| Judged::new(&view));
+            let record = &view.record;
+            let holder = record.value.holder.as_deref();
+            let why = match open_of_its_epoch(&view) {
+                None if holder.is_none() => return Ok(record.clone()),
+                Some((number, segment)) => {
+                    match self.ask(&mut now, number, segment, record.value.epoch).await {
+                        Liveness::Gone => return Ok(record.clone()),
+                        Liveness::Alive { peer } => return Err(self.held(&record.value, peer)),
+                        Liveness::Unsure => doubt(&now, number, segment),
+                    }
+                }
+                // A takeover is on its way, or was abandoned.
+                None if now.since.elapsed() >= patience => return Ok(record.clone()),
+                None => format!("{} has taken it over and has no segment yet", holder.unwrap_or("another")),
+            };
+            judged = Some(now);
+            self.pause(&why).await?;
+        }
+    }
+
+    fn held(&self, record: &LogRecord, peer: Option<String>) -> Error {
+        let holder = record.holder.clone().unwrap_or_else(|| "a writer without a name".to_owned());
+        Error::Held { log: self.name.clone(), holder, peer, epoch: record.epoch }
+    }
+
+    /// One round of questions to the members of the segment.
+    async fn ask(
+        &self,
+        judged: &mut Judged,
+        number: SegmentNumber,
+        segment: &SegmentRecord,
+        epoch: Epoch,
+    ) -> Liveness {
+        let patience = Span::from(self.options.writer_timeout);
+        let mut asked: FuturesUnordered<_> = segment
+            .ensemble
+            .iter()
+            .map(|member| async move { (member, self.writer_seen(member, number).await) })
+            .collect();
+        let (mut answers, mut silent) = (BTreeMap::new(), BTreeSet::new());
+        judged.unheard.clear();
+        while let Some((member, answer)) = asked.next().await {
+            let node = member.node.clone();
+            match answer {
+                Ok(seen) => {
+                    answers.insert(node, seen);
+                }
+                // It has nothing of the segment, so no stream of its writer: for how long it cannot
+                // know, but we do.
+                Err(CallError::Refused(Refusal::NotHere)) => {
+                    let since = *judged.empty.entry(node.clone()).or_insert_with(Instant::now);
+                    let gone_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    // Which of its lives speaks is known from its session.
+                    if let Some(session) = self.pool.live(&node) {
+                        let (incarnation, gone_ms) = (session.memory, Some(gone_ms));
+                        answers.insert(node, WriterSeen { incarnation, epoch, gone_ms, peer: None });
+                    }
+                }
+                Err(error) => {
+                    judged.unheard.insert(node.clone(), error.to_string());
+                    if matches!(error, CallError::NoNode(_)) {
+                        silent.insert(node);
+                    }
+                }
+            }
+            // Whoever has the stream need not wait for the others.
+            if let alive @ Liveness::Alive { .. } =
+                judge(&segment.ensemble, epoch, &answers, &silent, patience)
+            {
+                return alive;
+            }
+        }
+        judge(&segment.ensemble, epoch, &answers, &silent, patience)
+    }
+
+    async fn writer_seen(&self, member: &Member, segment: SegmentNumber) -> Result<WriterSeen, CallError> {
+        let node = &member.node;
+        let request = Request::WriterSeen { log: self.log, segment };
+        let late = |_| Err(CallError::NoNode(format!("node {node} does not answer")));
+        match timeout(SILENT, self.pool.call_node(node, &request)).await.unwrap_or_else(late)? {
+            Response::WriterSeen(seen) => Ok(seen),
+            _ => Err(CallError::NoNode(format!("node {node} answered WriterSeen with something else"))),
+        }
+    }
+}
+
+/// Why it is not known whether the writer has gone.
+fn doubt(judged: &Judged, number: SegmentNumber, segment: &SegmentRecord) -> String {
+    if judged.unheard.is_empty() {
+        return format!("its writer has left the nodes of segment {number} only just now");
+    }
+    let why: Vec<&str> = judged.unheard.values().map(String::as_str).collect();
+    let members = segment.ensemble.len();
+    format!(
+        "too few of the {members} members of segment {number} can say whether its writer has gone ({}); start them, \
+         or take the log over by force",
+        why.join("; ")
+    )
+}
