@@ -1,5 +1,7 @@
 //! The client: logs by name, and how the nodes are.
 
+mod members;
+
 use crate::change;
 use crate::error::Error;
 use crate::options::ClientOptions;

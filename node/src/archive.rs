@@ -21,7 +21,6 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use upload::Upload;
-use xxhash_rust::xxh3::xxh3_64;
 
 /// Parts that are uploaded at a time.
 pub const UPLOADS_MAX: usize = 4;
@@ -206,12 +205,8 @@ fn sight(
 }
 
 /// How many members come before this one in the order of election, which differs from segment to
-/// segment, so that the work is spread.
+/// segment.
 fn rank(me: &NodeId, log: LogId, number: SegmentNumber, record: &SegmentRecord) -> u64 {
-    let weight = |node: &NodeId| {
-        let place = [log.0.to_le_bytes(), number.0.to_le_bytes()].concat();
-        (xxh3_64(&[node.as_str().as_bytes(), &place].concat()), node.clone())
-    };
-    let mine = weight(me);
-    record.ensemble.iter().filter(|member| weight(&member.node) < mine).count() as u64
+    let place = [log.0.to_le_bytes(), number.0.to_le_bytes()].concat();
+    crate::rank::rank(me, record.ensemble.iter().map(|member| &member.node), &place)
 }

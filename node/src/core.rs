@@ -1,5 +1,6 @@
 //! What every part of a running node shares.
 
+use crate::cleanup;
 use crate::config::NodeConfig;
 use crate::health::Health;
 use crate::logs::Logs;
@@ -38,6 +39,8 @@ pub struct Core {
     pub logs: Logs,
     /// Told when the archiver should look before its time.
     pub archive_now: Notify,
+    /// Logs of which something may have to be deleted.
+    pub cleanup: cleanup::Queue,
     /// What time it is for the protocol.
     pub clock: Clock,
     /// What it still needs before it can be used.
@@ -113,6 +116,7 @@ impl Core {
             arena,
             logs: Logs::default(),
             archive_now: Notify::new(),
+            cleanup: cleanup::Queue::default(),
             clock: Clock::start(),
             readiness: Readiness::default(),
             lease: watch::Sender::new(None),

@@ -2,21 +2,27 @@
 //! metadata in memory, and a writer that is driven by hand.
 
 use crate::archive;
+use crate::certs;
+use crate::cleanup;
 use crate::config::NodeConfig;
 use crate::core::Core;
 use crate::membership::{self, Life};
+use crate::peers::Peers;
 use crate::settings::Sources;
 use crate::view;
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use piculet_client::transport::Identity;
 use piculet_meta::{Lease, MemoryStore, MetaError, Metadata, Watch};
 use piculet_quorum::batch::{BatchBuilder, BatchEnd, BatchHeader, Place};
 use piculet_quorum::ids::{
-    Chain, Epoch, Index, Level, LogId, LogName, Nonce, Revision, SegmentNumber, Timestamp,
+    Chain, Epoch, Index, Level, LogId, LogName, Nonce, Offset, Revision, SegmentNumber, Timestamp,
 };
 use piculet_quorum::meta::create::CreateLog;
+use piculet_quorum::meta::delete::DeleteLog;
 use piculet_quorum::meta::seal::{CreateOne, SealOne, SealSegment};
 use piculet_quorum::meta::takeover::TakeOver;
+use piculet_quorum::meta::trim::TrimLog;
 use piculet_quorum::meta::{Key, Range, SegmentEnd, SegmentState, Snapshot, Txn, TxnOutcome};
 use piculet_quorum::replica::Session;
 use piculet_quorum::wire::message::{Address, Open};
@@ -96,6 +102,24 @@ impl Fixture {
         (Arc::new(Core::new(config, cluster, life.incarnation, meta, objects, arena)), life)
     }
 
+    /// What a node identifies itself with, by a CA that all nodes of the fixture share.
+    pub(crate) fn identity(&self, name: &str) -> Identity {
+        let tls = self.config(name).tls;
+        let dir = tls.ca.parent().unwrap();
+        if !tls.ca.exists() {
+            certs::create_ca(dir, 1).unwrap();
+        }
+        if !tls.cert.exists() {
+            certs::issue_node(dir, name, &["127.0.0.1".to_owned()], 1).unwrap();
+        }
+        Identity::load(&tls.ca, &tls.cert, &tls.key).unwrap()
+    }
+
+    /// The way from a node to the others.
+    pub(crate) fn peers(&self, core: &Arc<Core>) -> Arc<Peers> {
+        Arc::new(Peers::new(Arc::clone(core), self.identity(core.id.as_str())))
+    }
+
     pub(crate) async fn snapshot(&self) -> Snapshot {
         self.meta.read(&[], &[Range::All]).await.unwrap()
     }
@@ -123,6 +147,7 @@ impl Running {
             }
         });
         tasks.spawn(archive::run(Arc::clone(core), stop.subscribe()));
+        tasks.spawn(cleanup::run(Arc::clone(core), stop.subscribe()));
         Self { stop, tasks }
     }
 
@@ -134,7 +159,7 @@ impl Running {
     }
 }
 
-/// The writer of a log with one segment.
+/// The writer of a log, in its newest segment.
 pub(crate) struct Writer {
     meta: MemoryStore,
     pub(crate) log: LogId,
@@ -210,6 +235,36 @@ impl Writer {
 
     /// Seals the segment behind everything that was appended.
     pub(crate) async fn seal(&self, holders: &[(&Core, Life)], archived: Index) {
+        self.seal_with(holders, archived, None, false).await;
+    }
+
+    /// The same as whoever has taken the log over, which was never written to.
+    pub(crate) async fn seal_as_takeover(&self, holders: &[(&Core, Life)]) {
+        self.seal_with(holders, Index(0), None, true).await;
+    }
+
+    /// Seals it, and goes on in a next segment with these members.
+    pub(crate) async fn roll(
+        &mut self,
+        holders: &[(&Core, Life)],
+        archived: Index,
+        members: &[(&Core, Life)],
+    ) {
+        let ensemble = members.iter().map(|(core, life)| (core.member(), life.revision)).collect();
+        let create = CreateOne { level: Level::Memory, ensemble, holder: Some("fixture".to_owned()) };
+        self.seal_with(holders, archived, Some(create), false).await;
+        self.number = self.number.plus(1);
+        self.next = Index(0);
+        self.bytes.clear();
+    }
+
+    async fn seal_with(
+        &self,
+        holders: &[(&Core, Life)],
+        archived: Index,
+        create: Option<CreateOne>,
+        recovery: bool,
+    ) {
         let (log, segment) = (Key::Log(self.log), Key::Segment(self.log, self.number));
         let now = self.meta.read(&[log.clone(), segment.clone()], &[]).await.unwrap();
         let BatchEnd { chain, last_timestamp } = self.before;
@@ -220,10 +275,10 @@ impl Writer {
             holders: holders.iter().map(|(core, life)| (core.id.clone(), life.revision)).collect(),
             moved: vec![],
             archived,
-            recovery: false,
+            recovery,
         };
         let read = now.log(&log).unwrap();
-        let t2 = SealSegment { log: self.log, read, seal: Some(seal), create: None };
+        let t2 = SealSegment { log: self.log, read, seal: Some(seal), create };
         applied(&self.meta, &t2.txn()).await;
     }
 
@@ -234,6 +289,29 @@ impl Writer {
         let now = self.meta.read(std::slice::from_ref(&key), &ranges).await.unwrap();
         let row = now.row(self.log, self.number).expect("the parts follow each other");
         (row.archived(), now.segment(&key).unwrap().value.state)
+    }
+
+    /// Puts a tombstone in the log's place, of this time.
+    pub(crate) async fn delete(&self, at: Timestamp) {
+        let key = Key::Log(self.log);
+        let read = self.meta.read(std::slice::from_ref(&key), &[]).await.unwrap().log(&key).unwrap();
+        let delete = DeleteLog { log: self.log, read, writer: Nonce(9), at };
+        applied(&self.meta, &delete.txn()).await;
+    }
+
+    /// Trims the log.
+    pub(crate) async fn trim(&self, to: Offset) {
+        let key = Key::Trim(self.log);
+        let read = self.meta.read(std::slice::from_ref(&key), &[]).await.unwrap().trim(&key).unwrap();
+        applied(&self.meta, &TrimLog { log: self.log, read, to }.txn()).await;
+    }
+
+    /// Takes the log over, and does nothing more.
+    pub(crate) async fn take_over(&self) {
+        let key = Key::Log(self.log);
+        let read = self.meta.read(std::slice::from_ref(&key), &[]).await.unwrap().log(&key).unwrap();
+        let takeover = TakeOver { log: self.log, read, writer: Nonce(8), holder: "another".to_owned() };
+        applied(&self.meta, &takeover.txn()).await;
     }
 
     /// Waits until the parts reach everything that was appended.

@@ -7,15 +7,19 @@
 //! | how does it belong to a cluster | [`membership`] |
 //! | what does it know of the metadata | [`view`] |
 //! | how do entries get into object storage | [`archive`] |
+//! | who seals a log whose writer has gone | [`abandoned`], through [`peers`] |
+//! | who deletes what was trimmed or deleted | [`cleanup`] |
 //! | who serves clients | [`server`] |
 //! | what does the command line do | [`cli`], [`bench`], [`demo`] |
 //! | who starts processes on one machine | [`local`] |
 //! | who answers operators | [`admin`], [`status`], [`metrics`] |
 
+pub mod abandoned;
 pub mod admin;
 pub mod archive;
 pub mod bench;
 pub mod certs;
+pub mod cleanup;
 pub mod cli;
 pub mod config;
 pub mod core;
@@ -26,7 +30,9 @@ pub mod logs;
 pub mod membership;
 pub mod metrics;
 pub mod node;
+pub mod peers;
 mod progress;
+mod rank;
 pub mod server;
 pub mod settings;
 pub mod status;

@@ -4,21 +4,27 @@
 //! What the metadata show comes in from two sides: the node's one watch, in order, and reads that
 //! somebody could not wait for. So everything that is taken in says as of which revision it is, and
 //! what is older than what is known already changes nothing.
+//!
+//! A log of which nothing is left here, and which nobody uses, leaves the table: only its fence is
+//! kept, for as long as this life of the buffer lasts.
+
+mod learn;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use learn::extend;
 
 use crate::core::Core;
 use dashmap::DashMap;
 use parking_lot::{Mutex, MutexGuard};
-use piculet_meta::MetaError;
 use piculet_quorum::archiver::Archiver;
 use piculet_quorum::batch::{BatchEnd, Place};
-use piculet_quorum::ids::{Index, LogId, Revision, SegmentNumber};
-use piculet_quorum::meta::{
-    FlushRecord, Key, LogRecord, Member, PartRecord, PartRow, Range, Record, SegmentRecord, SegmentState,
-    Snapshot, StoreRevision, Versioned,
-};
+use piculet_quorum::ids::{Epoch, Index, LogId, Revision, SegmentNumber};
+use piculet_quorum::meta::{Member, PartRow, SegmentRecord, StoreRevision, Versioned};
 use piculet_quorum::replica::{Learned, Replica};
+use piculet_quorum::time::{Span, Time};
 use piculet_storage::SegmentBuffer;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
@@ -28,6 +34,9 @@ use tokio::sync::Notify;
 #[derive(Default)]
 pub struct Logs {
     table: DashMap<LogId, Arc<Log>>,
+    /// The highest epoch that has fenced or written in each log that has left the table. Locked
+    /// after the table, where both are.
+    fences: Mutex<HashMap<LogId, Epoch>>,
 }
 
 /// One log at this node.
@@ -52,6 +61,10 @@ pub struct LogState {
     /// Segments that are gone as of a revision that the node's watch has not reached yet: until
     /// then it may still show them, and they must not come back empty.
     gone: BTreeMap<SegmentNumber, StoreRevision>,
+    /// The revision as of which the log was deleted, when it was.
+    deleted_at: Option<StoreRevision>,
+    /// The log's epoch, and since when it is known here.
+    epoch: (Epoch, Time),
 }
 
 /// The node's own part of one segment.
@@ -72,6 +85,36 @@ pub struct LocalSegment {
     pub archiver: Archiver,
     /// Whether an upload, or another step of the archiver, is under way.
     pub archiving: bool,
+    /// What this node has had of its writer.
+    pub writer: WriterSight,
+}
+
+/// What a member has had of a segment's writer: the stream of appends in the segment's own epoch.
+#[derive(Clone, Debug)]
+pub struct WriterSight {
+    /// Since when there is none, counted from when the segment was learned of; none while there is
+    /// one.
+    gone_since: Option<Time>,
+    /// Who has or had it, as people know them.
+    pub peer: Option<String>,
+}
+
+impl WriterSight {
+    fn note(&mut self, there: bool, now: Time) {
+        self.gone_since = if there { None } else { Some(self.gone_since.unwrap_or(now)) };
+    }
+
+    /// Since when the writer has had no stream here; none while it has one.
+    #[must_use]
+    pub fn gone_since(&self) -> Option<Time> {
+        self.gone_since
+    }
+
+    /// For how long the writer has had no stream here; none while it has one.
+    #[must_use]
+    pub fn gone_for(&self, now: Time) -> Option<Span> {
+        Some(now.since(self.gone_since?))
+    }
 }
 
 impl Logs {
@@ -89,8 +132,15 @@ impl Logs {
 
     fn get_or_create(&self, core: &Core, log: LogId) -> Arc<Log> {
         let fresh = || {
-            let replica = Replica::new(core.id.clone(), core.memory, log);
-            let state = Mutex::new(LogState { replica, segments: BTreeMap::new(), gone: BTreeMap::new() });
+            let fence = self.fences.lock().remove(&log).unwrap_or_default();
+            let replica = Replica::resumed(core.id.clone(), core.memory, log, fence);
+            let state = Mutex::new(LogState {
+                replica,
+                segments: BTreeMap::new(),
+                gone: BTreeMap::new(),
+                deleted_at: None,
+                epoch: (fence, core.clock.now()),
+            });
             Arc::new(Log {
                 id: log,
                 state,
@@ -100,6 +150,43 @@ impl Logs {
             })
         };
         Arc::clone(&self.table.entry(log).or_insert_with(fresh))
+    }
+
+    /// Lets every log leave the table of which nothing is left here and which nobody uses: all that
+    /// is kept of it is its fence, and of a deleted one not even that. `applied` is the revision up
+    /// to which the node's watch has come: what it may yet show is not left to be misunderstood.
+    pub fn sweep(&self, applied: StoreRevision) {
+        let unused = self.table.iter().filter(|log| Arc::strong_count(log) == 1);
+        let unused: Vec<LogId> = unused.map(|log| log.id).collect();
+        for log in unused {
+            // Nobody can come by it while its place in the table is locked.
+            self.table.remove_if(&log, |_, slot| {
+                if Arc::strong_count(slot) > 1 {
+                    return false;
+                }
+                let state = slot.lock();
+                let left = state.is_empty(applied);
+                let fence = state.replica.fence_epoch();
+                if left && !state.replica.deleted() && fence > Epoch(0) {
+                    self.fences.lock().insert(log, fence);
+                }
+                left
+            });
+        }
+    }
+
+    /// How many logs have left nothing but their fence.
+    #[must_use]
+    pub fn fences(&self) -> usize {
+        self.fences.lock().len()
+    }
+
+    fn forget_fence(&self, log: LogId) {
+        self.fences.lock().remove(&log);
+    }
+
+    fn forget_fences_but(&self, mut keep: impl FnMut(LogId) -> bool) {
+        self.fences.lock().retain(|log, _| keep(*log));
     }
 }
 
@@ -135,6 +222,7 @@ impl LocalSegment {
             seen_at: StoreRevision::default(),
             archiver: Archiver::new(core.config.flush.options()),
             archiving: false,
+            writer: WriterSight { gone_since: Some(core.clock.now()), peer: None },
         }
     }
 
@@ -152,6 +240,47 @@ impl LocalSegment {
 }
 
 impl LogState {
+    /// Takes note of which segments have a writer's stream here, now that one may have begun or
+    /// ended.
+    pub fn note_writers(&mut self, now: Time) {
+        for (number, local) in &mut self.segments {
+            local.writer.note(self.replica.has_writer(*number), now);
+        }
+    }
+
+    /// The log's epoch as far as it is known here, and since when it is.
+    #[must_use]
+    pub fn epoch(&self) -> (Epoch, Time) {
+        self.epoch
+    }
+
+    fn learn_epoch(&mut self, core: &Core, epoch: Epoch) {
+        self.replica.learn_log(epoch);
+        self.note_epoch(core);
+    }
+
+    fn note_epoch(&mut self, core: &Core) {
+        let known = self.replica.known_epoch();
+        if known > self.epoch.0 {
+            self.epoch = (known, core.clock.now());
+        }
+    }
+
+    fn learn_deleted(&mut self, at: StoreRevision) {
+        self.replica.learn_deleted();
+        self.segments.clear();
+        self.gone.clear();
+        self.deleted_at = self.deleted_at.max(Some(at));
+    }
+
+    /// Whether nothing is left of the log, and nothing that the watch has not shown yet could be
+    /// taken for something of it.
+    fn is_empty(&self, applied: StoreRevision) -> bool {
+        self.segments.is_empty()
+            && self.gone.values().all(|gone| *gone <= applied)
+            && self.deleted_at.is_none_or(|deleted| deleted <= applied)
+    }
+
     /// Forgets a segment, as of a revision, and gives its memory back.
     fn drop_segment(&mut self, core: &Core, at: StoreRevision, number: SegmentNumber) {
         self.replica.drop_segment(number);
@@ -175,7 +304,9 @@ impl LogState {
         if at < applied || self.gone.get(&number).is_some_and(|gone| *gone >= at) {
             return;
         }
-        match self.replica.learn_segment(number, &record.value, row.end(&record.value)) {
+        let learned = self.replica.learn_segment(number, &record.value, row.end(&record.value));
+        self.note_epoch(core);
+        match learned {
             Learned::NotMine => {}
             Learned::Drop => self.drop_segment(core, at, number),
             Learned::FreeBelow(index) => {
@@ -220,188 +351,5 @@ impl LogState {
             let before = BatchEnd { chain: at.chain, last_timestamp: at.last_timestamp };
             local.buffer = SegmentBuffer::new(Arc::clone(&core.arena), place, at.end, before);
         }
-    }
-}
-
-impl Core {
-    /// Takes in what the metadata showed of one segment at a revision.
-    pub fn learn_segment(
-        &self,
-        at: StoreRevision,
-        log: LogId,
-        number: SegmentNumber,
-        record: &Versioned<SegmentRecord>,
-        row: PartRow,
-    ) {
-        let Some(slot) = self.slot_for(log, &record.value) else { return };
-        slot.lock().learn(self, at, number, record, row);
-        slot.notify_changed();
-    }
-
-    /// Takes in what one transaction changed in a segment: its record, or parts, or both. False
-    /// when the parts do not continue what is known, so that the segment must be read again.
-    #[must_use]
-    pub fn learn_change(
-        &self,
-        at: StoreRevision,
-        log: LogId,
-        number: SegmentNumber,
-        record: Option<&Versioned<SegmentRecord>>,
-        parts: &[(Index, Versioned<PartRecord>)],
-    ) -> bool {
-        let slot = match record {
-            Some(record) => self.slot_for(log, &record.value),
-            None => self.logs.get(log),
-        };
-        let Some(slot) = slot else { return true };
-        let mut state = slot.lock();
-        let local = state.segments.get(&number);
-        let Some(record) = record.or_else(|| local.map(|local| &local.record)).cloned() else { return true };
-        let mut row = local.map(|local| local.row.clone()).unwrap_or_default();
-        let connected = parts.iter().all(|(first, part)| extend(&mut row, *first, part));
-        state.learn(self, at, number, &record, row);
-        drop(state);
-        slot.notify_changed();
-        connected
-    }
-
-    /// Takes in that a segment's record was gone at a revision.
-    pub fn forget_segment(&self, at: StoreRevision, log: LogId, number: SegmentNumber) {
-        let Some(slot) = self.logs.get(log) else { return };
-        let mut state = slot.lock();
-        // One that is not held may yet come, and one that was seen later is there.
-        if state.segments.get(&number).is_some_and(|local| local.seen_at <= at) {
-            state.drop_segment(self, at, number);
-            drop(state);
-            slot.notify_changed();
-        }
-    }
-
-    /// Takes in a log's epoch.
-    pub fn learn_log(&self, log: LogId, record: &LogRecord) {
-        if let Some(slot) = self.logs.get(log) {
-            slot.lock().replica.learn_log(record.epoch);
-        }
-    }
-
-    /// Takes in who was elected to upload a segment at a revision.
-    pub fn learn_uploader(
-        &self,
-        at: StoreRevision,
-        log: LogId,
-        number: SegmentNumber,
-        flush: Option<(FlushRecord, Revision)>,
-    ) {
-        let Some(slot) = self.logs.get(log) else { return };
-        let mut state = slot.lock();
-        if let Some(local) = state.segments.get_mut(&number).filter(|local| local.uploader_at <= at) {
-            local.uploader_at = at;
-            local.uploader = flush.map(|(record, revision)| (record.uploader, revision));
-        }
-    }
-
-    /// Reads a log and its newest segments from the metadata (linearizable) and takes them in.
-    /// Returns the log at this node, or none when there is no such log.
-    ///
-    /// # Errors
-    /// When the metadata do not answer.
-    pub async fn refresh_log(&self, log: LogId) -> Result<Option<Arc<Log>>, MetaError> {
-        let key = Key::Log(log);
-        let Some(record) = self.meta.read(std::slice::from_ref(&key), &[]).await?.log(&key) else {
-            return Ok(None);
-        };
-        let newest = record.value.next_segment.0.saturating_sub(1);
-        let from = SegmentNumber(newest.saturating_sub(1));
-        let ranges =
-            [Range::Segments(log, from), Range::Parts(log, SegmentNumber(newest)), Range::Parts(log, from)];
-        let snapshot = self.meta.read(std::slice::from_ref(&key), &ranges).await?;
-        let slot = self.logs.get_or_create(self, log);
-        self.learn_segments(&snapshot);
-        if let Some(record) = snapshot.log(&key) {
-            self.learn_log(log, &record.value);
-        }
-        Ok(Some(slot))
-    }
-
-    /// Reads one segment, its parts and its election from the metadata (linearizable) and takes
-    /// them in.
-    ///
-    /// # Errors
-    /// When the metadata do not answer.
-    pub async fn refresh_segment(&self, log: LogId, number: SegmentNumber) -> Result<(), MetaError> {
-        let (key, flush) = (Key::Segment(log, number), Key::Flush(log, number));
-        let keys = [key.clone(), flush.clone()];
-        let snapshot = self.meta.read(&keys, &[Range::Parts(log, number)]).await?;
-        if snapshot.segment(&key).is_none() {
-            self.forget_segment(snapshot.at, log, number);
-        }
-        self.learn_segments(&snapshot);
-        self.learn_uploader(snapshot.at, log, number, uploader(&snapshot, &flush));
-        Ok(())
-    }
-
-    /// Takes in every segment that a snapshot shows and that concerns this node, with its parts:
-    /// the snapshot has all parts of each of them, or none of its parts matters.
-    pub fn learn_segments(&self, snapshot: &Snapshot) {
-        for (key, record) in &snapshot.records {
-            let (Key::Segment(log, number), Record::Segment(segment)) = (key, &record.value) else {
-                continue;
-            };
-            if self.slot_for(*log, segment).is_none() {
-                continue;
-            }
-            let record = Versioned { revision: record.revision, value: segment.clone() };
-            match snapshot.row(*log, *number) {
-                Ok(row) => self.learn_segment(snapshot.at, *log, *number, &record, row),
-                Err(first) => tracing::error!(
-                    %log, segment = %number, %first,
-                    "metadata are damaged: a part does not end behind its start; the segment is left alone"
-                ),
-            }
-        }
-    }
-
-    /// Takes in a snapshot of everything: also that what is not in it does not exist.
-    pub fn learn_everything(&self, snapshot: &Snapshot) {
-        self.learn_segments(snapshot);
-        for log in self.logs.all() {
-            if let Some(record) = snapshot.log(&Key::Log(log.id)) {
-                self.learn_log(log.id, &record.value);
-            }
-            let held: Vec<_> = log.lock().segments.iter().map(|(n, local)| (*n, local.seen_at)).collect();
-            for (number, seen_at) in held {
-                if seen_at <= snapshot.at && !snapshot.records.contains_key(&Key::Segment(log.id, number)) {
-                    self.forget_segment(snapshot.at, log.id, number);
-                }
-                let flush = uploader(snapshot, &Key::Flush(log.id, number));
-                self.learn_uploader(snapshot.at, log.id, number, flush);
-            }
-        }
-    }
-
-    /// The log's place in the table, made if this segment is a reason to have one: what is archived
-    /// already, or another life's, is none.
-    fn slot_for(&self, log: LogId, segment: &SegmentRecord) -> Option<Arc<Log>> {
-        let mine = segment.member(&self.id) == Some(self.memory);
-        let wanted = mine && !matches!(segment.state, SegmentState::Archived(_));
-        match self.logs.get(log) {
-            None if wanted => Some(self.logs.get_or_create(self, log)),
-            known => known,
-        }
-    }
-}
-
-/// Puts a part behind the row, unless it is there already; false when it does not continue it.
-pub(crate) fn extend(row: &mut PartRow, first: Index, part: &Versioned<PartRecord>) -> bool {
-    if first == row.archived() && part.value.at.end > first {
-        row.parts.push((first, part.clone()));
-    }
-    first < row.archived()
-}
-
-fn uploader(snapshot: &Snapshot, key: &Key) -> Option<(FlushRecord, Revision)> {
-    match snapshot.records.get(key)? {
-        Versioned { revision, value: Record::Flush(flush) } => Some((flush.clone(), *revision)),
-        _ => None,
     }
 }

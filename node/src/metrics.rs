@@ -48,6 +48,9 @@ struct Metrics {
     part_failures: Counter,
     part_seconds: Histogram,
     elections: Counter,
+    recoveries_started: Counter,
+    recoveries_succeeded: Counter,
+    recoveries_failed: Counter,
     metadata_errors: Counter,
     buffer_bytes: Gauge,
     buffer_used: Gauge,
@@ -106,6 +109,21 @@ pub(crate) fn upload_failed() {
 /// Counts an election as uploader that this node won.
 pub(crate) fn elected() {
     get().elections.increment(1);
+}
+
+/// Counts a recovery of an abandoned log that this node began.
+pub(crate) fn recovery_started() {
+    get().recoveries_started.increment(1);
+}
+
+/// Counts a recovery that sealed its log.
+pub(crate) fn recovery_succeeded() {
+    get().recoveries_succeeded.increment(1);
+}
+
+/// Counts a recovery that came to nothing.
+pub(crate) fn recovery_failed() {
+    get().recoveries_failed.increment(1);
 }
 
 /// Counts a call to the metadata store that failed.
@@ -190,6 +208,21 @@ impl Metrics {
             part_failures: counted("piculet_part_failures_total", Unit::Count, "Uploads that failed"),
             part_seconds: histogram!(upload),
             elections: counted("piculet_elections_total", Unit::Count, "Elections won as uploader"),
+            recoveries_started: counted(
+                "piculet_recoveries_started_total",
+                Unit::Count,
+                "Recoveries of abandoned logs begun here",
+            ),
+            recoveries_succeeded: counted(
+                "piculet_recoveries_succeeded_total",
+                Unit::Count,
+                "Abandoned logs sealed from here",
+            ),
+            recoveries_failed: counted(
+                "piculet_recoveries_failed_total",
+                Unit::Count,
+                "Recoveries of abandoned logs that came to nothing",
+            ),
             metadata_errors: counted("piculet_metadata_errors_total", Unit::Count, "Failed metadata calls"),
             buffer_bytes: measured("piculet_buffer_bytes", Unit::Bytes, "Size of the memory buffer"),
             buffer_used: measured(

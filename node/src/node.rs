@@ -3,16 +3,20 @@
 #[cfg(test)]
 mod tests;
 
+use crate::abandoned;
 use crate::admin::{self, AdminError};
 use crate::archive;
+use crate::cleanup;
 use crate::config::{NodeConfig, PasswordError};
 use crate::core::Core;
 use crate::membership::{self, Life, METADATA_WAIT, MembershipError};
+use crate::peers::Peers;
 use crate::server::{Server, ServerError};
 use crate::view::{self, ViewError};
 use piculet_client::transport::{Identity, TlsError};
 use piculet_meta::MetaError;
 use piculet_quorum::ids::{LogId, SegmentNumber};
+use piculet_quorum::limits::WRITER_TIMEOUT;
 use piculet_storage::{Arena, ArenaError, ObjectError, Objects, StoreError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -155,11 +159,12 @@ impl Node {
         // Taken early, answered late: a port in use is found before the buffer's old life ends.
         let listener = admin::bind(config.admin).await?;
         let (core, life) = open(config).await?;
-        let server = Server::start(Arc::clone(&core), identity).await?;
+        let peers = Arc::new(Peers::new(Arc::clone(&core), identity.clone()));
+        let server = Server::start(Arc::clone(&core), identity, Arc::clone(&peers)).await?;
         core.readiness.serving.store(true, Ordering::Release);
         let mut node =
             Self { core, server: Some(server), tasks: JoinSet::new(), stop: watch::Sender::new(false) };
-        node.spawn(life, listener);
+        node.spawn(life, listener, peers);
         tracing::info!(
             node = %node.core.id, cluster = %node.core.cluster, incarnation = %node.core.memory,
             listen = %node.core.config.listen, admin = %node.core.config.admin, "serving"
@@ -167,7 +172,7 @@ impl Node {
         Ok(node)
     }
 
-    fn spawn(&mut self, life: Life, listener: TcpListener) {
+    fn spawn(&mut self, life: Life, listener: TcpListener, peers: Arc<Peers>) {
         let (core, stop) = (Arc::clone(&self.core), self.stop.subscribe());
         self.tasks.spawn(async move { Ok(membership::keep_registered(&core, &life, stop).await?) });
         let (core, stop) = (Arc::clone(&self.core), self.stop.subscribe());
@@ -189,6 +194,16 @@ impl Node {
         let (core, stop) = (Arc::clone(&self.core), self.stop.subscribe());
         self.tasks.spawn(async move {
             archive::run(core, stop).await;
+            Ok(())
+        });
+        let (core, stop) = (Arc::clone(&self.core), self.stop.subscribe());
+        self.tasks.spawn(async move {
+            abandoned::run(core, peers, WRITER_TIMEOUT, stop).await;
+            Ok(())
+        });
+        let (core, stop) = (Arc::clone(&self.core), self.stop.subscribe());
+        self.tasks.spawn(async move {
+            cleanup::run(core, stop).await;
             Ok(())
         });
     }

@@ -3,10 +3,11 @@
 #[cfg(test)]
 mod tests;
 
+use crate::cleanup;
 use crate::core::Core;
 use crate::membership::{self, Life, MembershipError};
 use piculet_meta::{Watch, WatchEvent};
-use piculet_quorum::ids::{Index, Level, LogId, Nonce, SegmentNumber};
+use piculet_quorum::ids::{Index, Level, LogId, Nonce, Offset, SegmentNumber};
 use piculet_quorum::meta::{
     Key, PartRecord, Range, Record, SegmentRecord, Snapshot, StoreRevision, Versioned,
 };
@@ -91,6 +92,7 @@ fn reset(core: &Core, life: &Life, snapshot: &Snapshot) -> Result<(), ViewError>
     membership::check_life(core, life, snapshot.incarnation(&key).map(|found| found.value))?;
     check_cluster(core, snapshot.records.get(&Key::Cluster).map(|found| &found.value))?;
     core.learn_everything(snapshot);
+    core.cleanup.learn_everything(snapshot, cleanup::wall_clock());
     core.set_applied(snapshot.at);
     core.readiness.informed.store(true, Ordering::Release);
     core.archive_now.notify_one();
@@ -137,7 +139,20 @@ fn changed(
                 let change = segments.entry((log, number)).or_default();
                 change.parts.push((first, Versioned { revision, value }));
             }
-            (Key::Log(log), Some(Record::Log(record))) => core.learn_log(log, &record),
+            (Key::Log(log), Some(Record::Log(record))) => {
+                core.learn_log(at, log, &record);
+                if record.deleted.is_some() {
+                    core.cleanup.deleted(log);
+                }
+            }
+            (Key::Log(log), None) => {
+                core.learn_deleted(at, log);
+                core.cleanup.gone(log);
+            }
+            // One that was made with its log has trimmed nothing.
+            (Key::Trim(log), Some(Record::Trim(trim))) if trim.trim_offset > Offset(0) => {
+                core.cleanup.trimmed(log);
+            }
             (Key::Flush(log, number), Some(Record::Flush(flush))) => {
                 core.learn_uploader(at, log, number, Some((flush, revision)));
             }
@@ -153,12 +168,15 @@ fn changed(
                 membership::check_life(core, life, found)?;
             }
             (Key::Cluster, record) => check_cluster(core, record.as_ref())?,
-            // Other nodes, names, settings and trims are read when they are asked for.
+            // Other nodes, names and settings are read when they are asked for.
             _ => {}
         }
     }
     let mut unconnected = Vec::new();
     for ((log, number), Change { record, parts }) in segments {
+        if record.is_some() {
+            core.cleanup.segment_changed(log);
+        }
         let sealed = record.as_ref().is_some_and(|record| record.value.state.end().is_some());
         if !core.learn_change(at, log, number, record.as_ref(), &parts) {
             unconnected.push((log, number));

@@ -77,8 +77,13 @@ async fn check_large(objects: &Objects, log: LogId) {
 }
 
 async fn listed(objects: &Objects, log: LogId) -> Vec<(String, u64)> {
-    let all = objects.list().await.expect("it is listed");
-    all.into_iter().filter(|p| p.name.log == log).map(|p| (p.name.to_string(), p.bytes)).collect()
+    let mut all = objects.list().await.expect("it is listed");
+    all.retain(|part| part.name.log == log);
+    all.sort_by_key(|part| part.name);
+    let mut own = objects.list_log(log).await.expect("it is listed");
+    own.sort_by_key(|part| part.name);
+    assert_eq!(all, own, "a listing of one log shows all of its parts, and only those");
+    own.into_iter().map(|part| (part.name.to_string(), part.bytes)).collect()
 }
 
 fn assert_missing(result: Result<(), ObjectError>) {

@@ -95,6 +95,11 @@ impl Names {
         self.below(["log"])
     }
 
+    /// What all parts of one log lie below.
+    pub(crate) fn log(&self, log: LogId) -> Path {
+        self.below(["log", &format!("{:016x}", log.0)])
+    }
+
     /// Where a probe of the store puts its object.
     pub(crate) fn probe(&self, nonce: Nonce) -> Path {
         let nonce = nonce.to_string();
@@ -131,6 +136,7 @@ mod tests {
         let names = Names::new(Path::from("some/where"));
         assert_eq!(names.part(&name()).as_ref(), format!("some/where/{GOLDEN}"));
         assert_eq!(names.logs().as_ref(), "some/where/log");
+        assert_eq!(names.log(LogId(0xbeef)).as_ref(), "some/where/log/000000000000beef");
         assert_eq!(names.probe(Nonce(5)).as_ref(), "some/where/probe/00000000000000000000000000000005");
         assert_eq!(Names::new(Path::default()).part(&name()).as_ref(), GOLDEN);
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
-use piculet_quorum::ids::Nonce;
+use piculet_quorum::ids::{LogId, Nonce};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -286,7 +286,18 @@ impl Objects {
     /// # Errors
     /// When the store fails.
     pub async fn list(&self) -> Result<Vec<ListedPart>, ObjectError> {
-        let root = self.names.logs();
+        self.list_below(self.names.logs()).await
+    }
+
+    /// All parts of one log in the store, otherwise as [`list`](Self::list).
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn list_log(&self, log: LogId) -> Result<Vec<ListedPart>, ObjectError> {
+        self.list_below(self.names.log(log)).await
+    }
+
+    async fn list_below(&self, root: Path) -> Result<Vec<ListedPart>, ObjectError> {
         let (mut parts, mut strangers) = (Vec::new(), 0_u64);
         let mut listing = self.store.list(Some(&root));
         loop {

@@ -72,6 +72,10 @@ impl Upload {
         };
         let name = header.name();
         let encoded = encode(header, self.run.pieces.clone()).await?;
+        if !self.is_current(core, log, number) {
+            // Somebody else was faster, or the log was deleted: there is nothing to put any more.
+            return Ok(());
+        }
         core.objects.put_part(&name, &encoded).await?;
         core.store_health.works();
         let record = PartRecord { at, bytes: encoded.bytes, encoder: PART_ENCODER };

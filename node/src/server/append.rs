@@ -3,6 +3,10 @@
 //! Chunks are parsed where they lie. A batch is checked as it passes and copied once, from the
 //! datagram into the mapping; what has come is acknowledged once per read.
 
+mod sessions;
+#[cfg(test)]
+mod tests;
+
 use super::Shared;
 use crate::logs::{Log, LogState};
 use crate::metrics;
@@ -11,10 +15,11 @@ use futures::future::Either;
 use piculet_client::transport::{FrameReader, ReadError, RecvStream, SendStream, WriteError};
 use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchVerifier};
 use piculet_quorum::ids::{Index, LogId, SegmentNumber, Timestamp};
-use piculet_quorum::replica::{Admission, Session, Unanswered};
+use piculet_quorum::replica::Admission;
 use piculet_quorum::wire::codec;
 use piculet_quorum::wire::frame::{self, APPEND_HEAD_BYTES, FrameError, Kind, PREFIX_BYTES};
-use piculet_quorum::wire::message::{Open, Opened, Refusal, Refused};
+use piculet_quorum::wire::message::{Open, Refusal};
+use sessions::Opening;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,19 +29,16 @@ const CHUNKS_AT_ONCE: usize = 64;
 /// What is collected of an `Append` frame before its batch's entries are looked at.
 const APPEND_HEADERS_BYTES: usize = APPEND_HEAD_BYTES + BATCH_HEADER_BYTES;
 
-/// Serves one stream until it ends.
-pub(super) async fn serve(shared: &Shared, log: LogId, send: SendStream, frames: FrameReader) {
+/// Serves one stream of `peer` until it ends.
+pub(super) async fn serve(
+    shared: &Shared,
+    log: LogId,
+    peer: &str,
+    mut send: SendStream,
+    frames: FrameReader,
+) {
     let (receive, taken) = frames.into_parts();
-    let mut stream = Appends {
-        shared,
-        log,
-        slot: None,
-        sessions: BTreeMap::new(),
-        parser: Parser { head: [0; APPEND_HEADERS_BYTES], head_len: 0, now: Now::Head },
-        looked: u64::MAX,
-        out: BytesMut::with_capacity(4096),
-    };
-    let mut send = send;
+    let mut stream = Appends::new(shared, log, peer);
     let ended = stream.run(&mut send, receive, taken).await;
     if let Ended::Malformed(error) = &ended {
         tracing::info!(%log, %error, "refused what is not a frame of a writer");
@@ -46,8 +48,7 @@ pub(super) async fn serve(shared: &Shared, log: LogId, send: SendStream, frames:
             super::finish(&mut send).await;
         }
     }
-    tracing::debug!(%log, why = %ended, "a writer's stream has ended");
-    stream.close();
+    tracing::debug!(%log, %peer, why = %ended, "a writer's stream has ended");
 }
 
 /// Why a stream of appends has ended.
@@ -67,6 +68,8 @@ enum Ended {
 struct Appends<'a> {
     shared: &'a Shared,
     log: LogId,
+    /// Whose it is, as people know them.
+    peer: &'a str,
     slot: Option<Arc<Log>>,
     sessions: BTreeMap<SegmentNumber, Opening>,
     parser: Parser,
@@ -74,17 +77,6 @@ struct Appends<'a> {
     looked: u64,
     /// Frames for the client.
     out: BytesMut,
-}
-
-/// The right to append to a segment that this stream has, or had.
-struct Opening {
-    session: Session,
-    /// Whether there is something to acknowledge.
-    dirty: bool,
-    /// How far the client was told that the segment is archived.
-    archived: Index,
-    /// Whether the client was told that the node is about to stop.
-    told_draining: bool,
 }
 
 /// Where the stream is in its frames.
@@ -117,6 +109,21 @@ enum Then {
     More,
     /// Open a segment; the rest of the piece comes afterwards.
     Open(Open),
+}
+
+impl<'a> Appends<'a> {
+    fn new(shared: &'a Shared, log: LogId, peer: &'a str) -> Self {
+        Self {
+            shared,
+            log,
+            peer,
+            slot: None,
+            sessions: BTreeMap::new(),
+            parser: Parser { head: [0; APPEND_HEADERS_BYTES], head_len: 0, now: Now::Head },
+            looked: u64::MAX,
+            out: BytesMut::with_capacity(4096),
+        }
+    }
 }
 
 impl Appends<'_> {
@@ -359,167 +366,6 @@ impl Appends<'_> {
                 None
             }
             _ => None,
-        }
-    }
-
-    /// Opens a segment, reading the metadata first where the replica asks for that. A repair may
-    /// start at what is archived, so it always wants to know that.
-    async fn open(&mut self, open: &Open) {
-        let mut refreshed = false;
-        if open.repair {
-            if let Err(refusal) = self.refresh().await {
-                return self.tell_refused(open.at.segment, refusal);
-            }
-            refreshed = true;
-        }
-        loop {
-            match self.try_open(open) {
-                Ok(opened) => {
-                    let message = frame::message(Kind::Opened, &opened).expect("an Opened message is short");
-                    return self.out.extend_from_slice(&message);
-                }
-                Err(Unanswered::Refused(refusal)) => return self.tell_refused(open.at.segment, refusal),
-                Err(Unanswered::NeedMetadata) if refreshed => {
-                    return self.tell_refused(open.at.segment, Refusal::NotHere);
-                }
-                Err(Unanswered::NeedMetadata) => {
-                    if let Err(refusal) = self.refresh().await {
-                        return self.tell_refused(open.at.segment, refusal);
-                    }
-                    refreshed = true;
-                }
-            }
-        }
-    }
-
-    fn try_open(&mut self, open: &Open) -> Result<Opened, Unanswered> {
-        let core = &self.shared.core;
-        if self.slot.is_none() {
-            self.slot = core.logs.get(self.log);
-        }
-        let Some(slot) = self.slot.clone() else { return Err(Unanswered::NeedMetadata) };
-        let mut state = slot.lock();
-        let segment = open.at.segment;
-        let empty = state.replica.marks(segment).is_none_or(|marks| marks.tail == Index(0));
-        if core.draining() && !open.repair && empty {
-            return Err(Refusal::Draining.into());
-        }
-        let (session, opened) = state.replica.open(open)?;
-        if let Some(local) = state.segments.get_mut(&segment) {
-            local.buffer.discard();
-        }
-        state.follow_jump(core, segment);
-        // Whoever had the right before is told that it has gone.
-        slot.notify_changed();
-        let opening = Opening { session, dirty: true, archived: Index(0), told_draining: false };
-        self.sessions.insert(segment, opening);
-        Ok(opened)
-    }
-
-    async fn refresh(&mut self) -> Result<(), Refusal> {
-        match self.shared.core.refresh_log(self.log).await {
-            Ok(Some(slot)) => {
-                self.slot = Some(slot);
-                Ok(())
-            }
-            Ok(None) => Err(Refusal::Invalid(format!("there is no log with id {}", self.log))),
-            Err(error) => Err(Refusal::Unavailable(error.to_string())),
-        }
-    }
-
-    /// Acknowledges what has come since the last time.
-    fn acknowledge(&mut self) {
-        if !self.sessions.values().any(|opening| opening.dirty) {
-            return;
-        }
-        let Some(slot) = self.slot.clone() else { return };
-        let state = slot.lock();
-        for (segment, opening) in self.sessions.iter_mut().filter(|(_, opening)| opening.dirty) {
-            opening.dirty = false;
-            if let Some(ack) = state.replica.ack(opening.session, *segment) {
-                metrics::acked();
-                self.out.extend_from_slice(&ack.encode());
-            }
-        }
-        drop(state);
-        slot.grown.notify_waiters();
-    }
-
-    /// Something but the tail has changed: tells the client what concerns it.
-    fn look(&mut self) {
-        let Some(slot) = self.slot.clone() else { return };
-        let version = slot.version();
-        if version == self.looked {
-            return;
-        }
-        self.looked = version;
-        let mut state = slot.lock();
-        // What is archived whole is not here any more, and nothing is left to be said of it.
-        self.sessions.retain(|segment, _| state.segments.contains_key(segment));
-        let draining = self.shared.core.draining();
-        let segments: Vec<SegmentNumber> = self.sessions.keys().copied().collect();
-        for segment in segments {
-            let Some(opening) = self.sessions.get_mut(&segment) else { continue };
-            let archived = state.replica.archived(segment).map(|at| at.end);
-            if let (Some(archived), Some(place)) = (archived, state.replica.place(segment))
-                && archived > opening.archived
-            {
-                opening.archived = archived;
-                let incarnation = state.replica.incarnation();
-                self.out.extend_from_slice(&frame::archived(&place, incarnation, archived));
-            }
-            if state.segments.contains_key(&segment) && !state.replica.may_append(opening.session, segment) {
-                self.refuse_lost(&mut state, segment);
-            } else if draining && !opening.told_draining {
-                opening.told_draining = true;
-                self.tell_refused(segment, Refusal::Draining);
-            }
-        }
-    }
-
-    /// The right to append has gone to somebody else.
-    fn refuse_lost(&mut self, state: &mut LogState, segment: SegmentNumber) {
-        if self.sessions.remove(&segment).is_some() {
-            let epoch = state.replica.fence_epoch();
-            let written_in = state.replica.place(segment).map(|place| place.epoch);
-            let refusal = if written_in.is_some_and(|written_in| epoch > written_in) {
-                Refusal::Fenced { epoch }
-            } else {
-                Refusal::Superseded
-            };
-            self.tell_refused(segment, refusal);
-        }
-    }
-
-    /// Refuses what the stream appends to a segment, until it is opened again.
-    fn refuse(&mut self, state: &mut LogState, segment: SegmentNumber, refusal: Refusal) {
-        if let Some(opening) = self.sessions.remove(&segment) {
-            state.replica.close(opening.session, segment);
-            if matches!(refusal, Refusal::Conflict { .. }) {
-                tracing::error!(log = %self.log, %segment, %refusal, "an append contradicts what is here");
-            }
-            self.tell_refused(segment, refusal);
-        }
-    }
-
-    fn tell_refused(&mut self, segment: SegmentNumber, why: Refusal) {
-        tracing::debug!(log = %self.log, %segment, %why, "refused appends");
-        metrics::refused(&why);
-        let message = frame::message(Kind::Refused, &Refused { segment, why }).expect("a refusal is short");
-        self.out.extend_from_slice(&message);
-    }
-
-    /// The stream has ended: what it staged is discarded, and its rights end.
-    fn close(&mut self) {
-        let Some(slot) = self.slot.take() else { return };
-        let mut state = slot.lock();
-        for (segment, opening) in std::mem::take(&mut self.sessions) {
-            if state.replica.may_append(opening.session, segment) {
-                if let Some(local) = state.segments.get_mut(&segment) {
-                    local.buffer.discard();
-                }
-                state.replica.close(opening.session, segment);
-            }
         }
     }
 }

@@ -1,19 +1,16 @@
-//! Requests that are one question and one answer, among them the metadata transactions that the
-//! node carries out for its clients.
+//! Requests that are one question and one answer. The metadata transactions among them are carried
+//! out in [`propose`](super::propose).
 
-use super::Shared;
+use super::{Shared, propose};
 use crate::metrics;
 use piculet_meta::MetaError;
 use piculet_quorum::ids::{LogId, LogName, NodeId, SegmentNumber};
 use piculet_quorum::limits::{LIST_PAGE, VIEW_SEGMENTS};
-use piculet_quorum::meta::delete::DeleteLog;
-use piculet_quorum::meta::seal::{SealOne, Unsound};
-use piculet_quorum::meta::takeover::TakeOver;
-use piculet_quorum::meta::{Key, LogView, Range, Record, SegmentState, SegmentView, Snapshot};
-use piculet_quorum::replica::{ChainAt, Unanswered};
-use piculet_quorum::wire::message::{
-    Address, FenceOk, Hello, NodeView, Proposal, Refusal, Request, Response, Welcome,
+use piculet_quorum::meta::{
+    Key, LogRecord, LogView, Range, Record, SegmentState, SegmentView, Snapshot, Versioned,
 };
+use piculet_quorum::replica::Unanswered;
+use piculet_quorum::wire::message::{Address, FenceOk, Hello, NodeView, Refusal, Request, Response, Welcome};
 use std::collections::BTreeMap;
 
 /// Answers a request.
@@ -27,10 +24,12 @@ pub(super) async fn answer(shared: &Shared, request: Request) -> Result<Response
         Request::FindLog(name) => find(shared, name).await.map(Response::Log),
         Request::ListLogs { after, limit } => list(shared, after, limit).await.map(Response::Names),
         Request::ViewLog { log, from } => view(shared, log, from).await.map(Response::View),
-        Request::Propose(proposal) => propose(shared, &proposal).await,
+        Request::Propose(proposal) => propose::propose(shared, &proposal).await,
         Request::Fence(at) => fence(shared, &at).await.map(Response::Fenced),
         Request::Status => Ok(Response::Status(shared.core.status())),
-        Request::WriterSeen { .. } => Err(Refusal::NotHere),
+        Request::WriterSeen { log, segment } => {
+            shared.core.writer_seen(log, segment).map(Response::WriterSeen)
+        }
         Request::Fetch { .. }
         | Request::Append(_)
         | Request::Subscribe { .. }
@@ -101,12 +100,12 @@ async fn view(
         Some(from) => from,
         None => {
             let snapshot = meta.read(&keys[..1], &[]).await.map_err(refusal)?;
-            let Some(record) = snapshot.log(&keys[0]) else { return Ok(None) };
+            let Some(record) = existing(&snapshot, &keys[0]) else { return Ok(None) };
             SegmentNumber(record.value.next_segment.0.saturating_sub(2))
         }
     };
     let snapshot = meta.read(&keys, &[Range::Segments(log, from)]).await.map_err(refusal)?;
-    let Some(record) = snapshot.log(&keys[0]) else { return Ok(None) };
+    let Some(record) = existing(&snapshot, &keys[0]) else { return Ok(None) };
     let mut segments = BTreeMap::new();
     for key in snapshot.records.keys() {
         let Key::Segment(_, number) = key else { continue };
@@ -138,65 +137,14 @@ async fn view(
     Ok(Some(Box::new(LogView { log, record, durability, trim, first_segment, segments })))
 }
 
-fn damaged(log: LogId, segment: SegmentNumber, first: piculet_quorum::ids::Index) -> Refusal {
+/// The record of a log, unless the log has been deleted.
+pub(super) fn existing(snapshot: &Snapshot, key: &Key) -> Option<Versioned<LogRecord>> {
+    snapshot.log(key).filter(|record| record.value.deleted.is_none())
+}
+
+pub(super) fn damaged(log: LogId, segment: SegmentNumber, first: piculet_quorum::ids::Index) -> Refusal {
     let what = format!("part at {first} of segment {segment} of log {log} does not end behind its start");
     Refusal::Unavailable(format!("metadata are damaged: {what}"))
-}
-
-/// Carries a client's transaction out, with the client's own compares; before that it checks that
-/// the proposal is sound, and true of the records that it names.
-async fn propose(shared: &Shared, proposal: &Proposal) -> Result<Response, Refusal> {
-    let meta = &shared.core.meta;
-    let unsound = |unsound: Unsound| Refusal::Invalid(unsound.to_string());
-    proposal.check_range().map_err(unsound)?;
-    let txn = proposal.txn();
-    let keys: Vec<Key> = txn.compares.iter().map(|(key, _)| key.clone()).collect();
-    let sealed = match proposal {
-        Proposal::Seal(seal) => seal.seal.as_ref(),
-        Proposal::Create(_) | Proposal::TakeOver(_) | Proposal::Trim(_) | Proposal::Delete(_) => None,
-    };
-    let parts = sealed.map(|one| Range::Parts(proposal.log(), one.segment));
-    let now = meta.read(&keys, parts.as_slice()).await.map_err(refusal)?;
-    match proposal {
-        Proposal::Create(_) => {}
-        Proposal::TakeOver(TakeOver { log, read, .. }) | Proposal::Delete(DeleteLog { log, read, .. }) => {
-            let current = now.log(&Key::Log(*log));
-            if current.is_some_and(|log| log.revision == read.revision && log != *read) {
-                return Err(Refusal::Invalid(format!("the record of log {log} is not as proposed")));
-            }
-        }
-        Proposal::Trim(trim) => {
-            let current = now.trim(&Key::Trim(trim.log));
-            let quoted = current.is_none_or(|now| now.revision != trim.read.revision || now == trim.read);
-            if !quoted || trim.to <= trim.read.value.trim_offset {
-                let why = format!("log {} is trimmed up to {}", trim.log, trim.read.value.trim_offset);
-                return Err(Refusal::Invalid(format!("{why}: trimming it up to {} is not sound", trim.to)));
-            }
-        }
-        Proposal::Seal(seal) => seal.check(&now).map_err(unsound)?,
-    }
-    if let Some(one) = sealed {
-        check_seal(shared, proposal.log(), one, &now)?;
-    }
-    meta.commit(&txn).await.map(Response::Outcome).map_err(refusal)
-}
-
-/// Checks a seal against the parts that there are, and against what this node holds itself.
-fn check_seal(shared: &Shared, log: LogId, one: &SealOne, now: &Snapshot) -> Result<(), Refusal> {
-    let archived = now.row(log, one.segment).map_err(|first| damaged(log, one.segment, first))?.archived();
-    if archived < one.archived {
-        let why = format!("segment {} is archived up to {archived}, not {}", one.segment, one.archived);
-        return Err(Refusal::Invalid(why));
-    }
-    let Some(slot) = shared.core.logs.get(log) else { return Ok(()) };
-    let here = slot.lock().segments.get(&one.segment).map(|local| local.buffer.chain_at(one.at.end));
-    match here {
-        Some(ChainAt::Boundary(chain)) if chain != one.at.chain => {
-            Err(Refusal::Conflict { index: one.at.end })
-        }
-        Some(ChainAt::Inside) => Err(Refusal::Conflict { index: one.at.end }),
-        _ => Ok(()),
-    }
 }
 
 /// Fences a segment held here; a fence is decided in `piculet_quorum::replica::fence`.
@@ -214,6 +162,7 @@ async fn fence(shared: &Shared, at: &Address) -> Result<FenceOk, Refusal> {
                     if let Some(local) = state.segments.get_mut(&at.segment).filter(|_| idle) {
                         local.buffer.discard();
                     }
+                    state.note_writers(core.clock.now());
                     drop(state);
                     slot.notify_changed();
                     metrics::fenced();
@@ -229,12 +178,14 @@ async fn fence(shared: &Shared, at: &Address) -> Result<FenceOk, Refusal> {
         if at.incarnation != core.memory {
             return Err(Refusal::WrongIncarnation { current: core.memory });
         }
-        core.refresh_log(at.log).await.map_err(refusal)?;
+        if core.refresh_log(at.log).await.map_err(refusal)?.is_none() {
+            return Err(Refusal::Deleted);
+        }
         refreshed = true;
     }
 }
 
-fn refusal(error: MetaError) -> Refusal {
+pub(super) fn refusal(error: MetaError) -> Refusal {
     match error {
         MetaError::Unknown(why) => Refusal::Unknown(why),
         other => Refusal::Unavailable(other.to_string()),

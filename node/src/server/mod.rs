@@ -1,15 +1,16 @@
 //! A node's QUIC server: one thread with a runtime of its own, so that nothing else delays an
 //! append. [`append`] is the hot path, [`read`] serves readers and takeovers, [`control`]
-//! everything that is one question and one answer.
+//! everything that is one question and one answer, [`propose`] metadata transactions.
 
 mod append;
 mod control;
+mod propose;
 mod read;
 
 use crate::core::Core;
+use crate::peers::Peers;
 use piculet_client::transport::{
-    Accepted, Acceptor, Connection, Endpoint, EndpointError, FrameReader, Identity, RecvStream, SendStream,
-    send_message,
+    Accepted, Acceptor, Endpoint, EndpointError, FrameReader, Identity, RecvStream, SendStream, send_message,
 };
 use piculet_quorum::wire::codec;
 use piculet_quorum::wire::frame::Kind;
@@ -48,6 +49,8 @@ pub enum ServerError {
 #[derive(Clone)]
 struct Shared {
     core: Arc<Core>,
+    /// The way to the other nodes; used in the background.
+    peers: Arc<Peers>,
     /// Where everything runs that is not the hot path.
     background: Handle,
 }
@@ -57,8 +60,8 @@ impl Server {
     ///
     /// # Errors
     /// When the port is in use, or the certificate is not one for a server.
-    pub async fn start(core: Arc<Core>, identity: Identity) -> Result<Self, ServerError> {
-        let shared = Shared { core, background: Handle::current() };
+    pub async fn start(core: Arc<Core>, identity: Identity, peers: Arc<Peers>) -> Result<Self, ServerError> {
+        let shared = Shared { core, peers, background: Handle::current() };
         let (stop, stopped) = watch::channel(false);
         let (ready, started) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -131,12 +134,14 @@ fn check_ended(ended: Result<(), tokio::task::JoinError>) {
 async fn connection(shared: Shared, accepted: Accepted) {
     let Accepted { connection, peer, remote } = accepted;
     tracing::debug!(%peer, %remote, "connected");
+    let name = peer.common_name.as_deref().unwrap_or("a client without a name");
+    let who: Arc<str> = format!("{name} at {remote}").into();
     let mut streams = JoinSet::new();
     loop {
         tokio::select! {
             opened = connection.accept_bi() => match opened {
                 Ok((send, receive)) => {
-                    streams.spawn(stream(shared.clone(), connection.clone(), send, receive));
+                    streams.spawn(stream(shared.clone(), Arc::clone(&who), send, receive));
                 }
                 Err(error) => {
                     tracing::debug!(%peer, %remote, %error, "disconnected");
@@ -150,7 +155,7 @@ async fn connection(shared: Shared, accepted: Accepted) {
     // for something else.
 }
 
-async fn stream(shared: Shared, connection: Connection, mut send: SendStream, receive: RecvStream) {
+async fn stream(shared: Shared, who: Arc<str>, mut send: SendStream, receive: RecvStream) {
     let mut frames = FrameReader::new(receive);
     let first = tokio::time::timeout(REQUEST_TIMEOUT, frames.next()).await;
     let request = match first {
@@ -160,9 +165,8 @@ async fn stream(shared: Shared, connection: Connection, mut send: SendStream, re
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no request within {REQUEST_TIMEOUT:?}")),
     };
-    let remote = connection.remote_address();
     match request {
-        Ok(Request::Append(log)) => append::serve(&shared, log, send, frames).await,
+        Ok(Request::Append(log)) => append::serve(&shared, log, &who, send, frames).await,
         Ok(Request::Subscribe { log, segment, from }) => {
             read::subscribe(&shared, log, segment, from, &mut send).await;
         }
@@ -173,7 +177,7 @@ async fn stream(shared: Shared, connection: Connection, mut send: SendStream, re
             respond(&mut send, &response).await;
         }
         Err(why) => {
-            tracing::info!(%remote, %why, "refused what is not a request");
+            tracing::info!(peer = %who, %why, "refused what is not a request");
             respond(&mut send, &Response::Refused(Refusal::Invalid(why))).await;
         }
     }

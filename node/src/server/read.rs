@@ -97,6 +97,9 @@ async fn fetch_all(
         let (run, place) = {
             let slot = core.logs.get(at.log).ok_or(Refusal::NotHere)?;
             let state = slot.lock();
+            if state.replica.deleted() {
+                return Err(Refusal::Deleted.into());
+            }
             if at.incarnation != state.replica.incarnation() {
                 return Err(Refusal::WrongIncarnation { current: state.replica.incarnation() }.into());
             }
@@ -158,11 +161,15 @@ impl Seen {
     }
 }
 
+/// What the metadata have of a segment; a log that has no record, or only a tombstone, is deleted.
 async fn archived(core: &Core, log: LogId, segment: SegmentNumber) -> Result<Seen, Refusal> {
-    let key = Key::Segment(log, segment);
-    let ranges = [Range::Parts(log, segment)];
-    let snapshot = core.meta.read(std::slice::from_ref(&key), &ranges).await;
+    let (key, log_key) = (Key::Segment(log, segment), Key::Log(log));
+    let keys = [key.clone(), log_key.clone()];
+    let snapshot = core.meta.read(&keys, &[Range::Parts(log, segment)]).await;
     let snapshot = snapshot.map_err(|error| Refusal::Unavailable(error.to_string()))?;
+    if snapshot.log(&log_key).is_none_or(|log| log.value.deleted.is_some()) {
+        return Err(Refusal::Deleted);
+    }
     let record = snapshot.segment(&key).ok_or(Refusal::NotHere)?;
     let row = snapshot.row(log, segment).map_err(|first| {
         Refusal::Unavailable(format!("metadata are damaged: part at {first} does not end behind its start"))

@@ -44,7 +44,7 @@ impl Replica {
     /// # Errors
     /// With a refusal, or when the metadata must be read first.
     pub fn open(&mut self, open: &Open) -> Result<(Session, Opened), Unanswered> {
-        self.check_incarnation(open.at.incarnation)?;
+        self.check_addressed(open.at.incarnation)?;
         if open.at.epoch < self.fence_epoch {
             return Err(Refusal::Fenced { epoch: self.fence_epoch }.into());
         }
@@ -180,13 +180,21 @@ impl Replica {
         self.segments.get(&number).is_some_and(|held| held.appender.is_some())
     }
 
+    /// Whether a stream of the segment's own writer may append to it now; repairs do not count.
+    #[must_use]
+    pub fn has_writer(&self, number: SegmentNumber) -> bool {
+        let appender = self.segments.get(&number).and_then(|held| held.appender);
+        appender.is_some_and(|(_, repair)| !repair)
+    }
+
     fn held_by(&mut self, session: Session, number: SegmentNumber) -> Option<&mut Held> {
         let held = self.segments.get_mut(&number)?;
         held.appender.is_some_and(|(current, _)| current == session).then_some(held)
     }
 
     fn appendable(&self, session: Session, number: SegmentNumber) -> Result<&Held, Refusal> {
-        let held = self.segments.get(&number).ok_or(Refusal::NotHere)?;
+        let gone = if self.deleted { Refusal::Deleted } else { Refusal::NotHere };
+        let held = self.segments.get(&number).ok_or(gone)?;
         match held.appender {
             Some((current, _)) if current == session => Ok(held),
             Some(_) => Err(Refusal::Superseded),

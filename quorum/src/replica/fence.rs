@@ -16,7 +16,7 @@ impl Replica {
     /// With a refusal, when the epoch is older than one that fenced here already, or the buffer
     /// addressed is gone; or when the metadata must be read first.
     pub fn fence(&mut self, at: &Address) -> Result<FenceOk, Unanswered> {
-        self.check_incarnation(at.incarnation)?;
+        self.check_addressed(at.incarnation)?;
         if at.epoch < self.fence_epoch {
             return Err(Refusal::Fenced { epoch: self.fence_epoch }.into());
         }

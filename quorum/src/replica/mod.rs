@@ -33,6 +33,8 @@ pub struct Replica {
     segments: BTreeMap<SegmentNumber, Held>,
     /// The segments dropped last: an old record that arrives late does not bring them back, empty.
     dropped: BTreeSet<SegmentNumber>,
+    /// Whether the log's tombstone has been read: then nothing of it is here, or ever will be.
+    deleted: bool,
     sessions: u64,
 }
 
@@ -79,7 +81,7 @@ pub enum Learned {
     NotMine,
     /// The segment is held here; memory below the index may be freed.
     FreeBelow(Index),
-    /// The segment is archived whole: drop it and all its memory.
+    /// The segment is archived whole, or its log deleted: drop it and all its memory.
     Drop,
 }
 
@@ -87,14 +89,22 @@ impl Replica {
     /// A node's side of `log`, in one life of its buffer, with nothing in it.
     #[must_use]
     pub fn new(node: NodeId, incarnation: Incarnation, log: LogId) -> Self {
+        Self::resumed(node, incarnation, log, Epoch(0))
+    }
+
+    /// A node's side of a log that it has held before in this life of its buffer, with nothing in it
+    /// any more but the highest epoch that had fenced or written here.
+    #[must_use]
+    pub fn resumed(node: NodeId, incarnation: Incarnation, log: LogId, fence_epoch: Epoch) -> Self {
         Self {
             node,
             incarnation,
             log,
-            fence_epoch: Epoch(0),
+            fence_epoch,
             known_epoch: Epoch(0),
             segments: BTreeMap::new(),
             dropped: BTreeSet::new(),
+            deleted: false,
             sessions: 0,
         }
     }
@@ -117,6 +127,9 @@ impl Replica {
             return Learned::NotMine;
         }
         self.learn_log(record.epoch);
+        if self.deleted {
+            return Learned::Drop;
+        }
         if matches!(record.state, SegmentState::Archived(_)) || self.dropped.contains(&number) {
             self.segments.remove(&number);
             self.remember_dropped(number);
@@ -141,6 +154,21 @@ impl Replica {
         held.marks.freed = held.marks.freed.max(held.archived.end.min(held.marks.tail));
         held.marks.assert_sound();
         Learned::FreeBelow(held.marks.freed)
+    }
+
+    /// Takes note of the log's tombstone: everything of it is dropped, archived or not, and all that
+    /// would append, fence or repair is refused from here on. Nobody writes in the epoch of a
+    /// tombstone, and a log that was deleted never comes back under its id.
+    pub fn learn_deleted(&mut self) {
+        self.deleted = true;
+        self.segments.clear();
+        self.dropped.clear();
+    }
+
+    /// Whether the log's tombstone has been read.
+    #[must_use]
+    pub fn deleted(&self) -> bool {
+        self.deleted
     }
 
     /// Forgets a segment whose record has gone from the metadata. One that is not held has never
@@ -175,6 +203,13 @@ impl Replica {
     #[must_use]
     pub fn fence_epoch(&self) -> Epoch {
         self.fence_epoch
+    }
+
+    /// The highest epoch of the log that is known here: the metadata have shown it, or it has
+    /// fenced or written here.
+    #[must_use]
+    pub fn known_epoch(&self) -> Epoch {
+        self.known_epoch.max(self.fence_epoch)
     }
 
     /// The segments held here.
@@ -240,11 +275,15 @@ impl Replica {
         self.segments.get_mut(&number).ok_or(Unanswered::NeedMetadata)
     }
 
-    fn check_incarnation(&self, incarnation: Incarnation) -> Result<(), Unanswered> {
-        if incarnation == self.incarnation {
-            return Ok(());
+    /// Whoever asks means this life of the buffer, and the log has not been deleted.
+    fn check_addressed(&self, incarnation: Incarnation) -> Result<(), Unanswered> {
+        if incarnation != self.incarnation {
+            return Err(Refusal::WrongIncarnation { current: self.incarnation }.into());
         }
-        Err(Refusal::WrongIncarnation { current: self.incarnation }.into())
+        if self.deleted {
+            return Err(Refusal::Deleted.into());
+        }
+        Ok(())
     }
 }
 

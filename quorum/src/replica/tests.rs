@@ -358,3 +358,45 @@ fn a_segment_that_was_asked_for_before_it_exists_comes_all_the_same() {
     let record = record(SegmentState::Open);
     assert_eq!(replica.learn_segment(ZERO, &record, record.start()), Learned::FreeBelow(Index(0)));
 }
+
+#[test]
+fn a_deleted_log_is_dropped_and_refused() {
+    let mut replica = replica(4);
+    let (session, _) = open(&mut replica, 3, false).expect("it may append");
+    replica.learn_deleted();
+    assert!(replica.deleted() && replica.segments().count() == 0);
+    assert_eq!(replica.admit(session, ZERO, &header(0, 1)), Admission::Refuse(Refusal::Deleted));
+    let deleted = Unanswered::Refused(Refusal::Deleted);
+    assert_eq!(open(&mut replica, 3, false).map(|_| ()), Err(deleted.clone()));
+    assert_eq!(replica.fence(&address(4, 1)), Err(deleted));
+    let another_life = Unanswered::Refused(Refusal::WrongIncarnation { current: Incarnation(1) });
+    assert_eq!(replica.fence(&address(4, 2)), Err(another_life));
+    // A record that was read before the tombstone does not bring it back.
+    let record = record(SegmentState::Open);
+    assert_eq!(replica.learn_segment(ZERO, &record, record.start()), Learned::Drop);
+    assert_eq!(replica.segments().count(), 0);
+}
+
+#[test]
+fn a_log_that_comes_back_is_still_fenced() {
+    let mut replica = Replica::resumed(node("a"), Incarnation(1), LOG, Epoch(4));
+    let record = record(SegmentState::Open);
+    assert_eq!(replica.known_epoch(), Epoch(4));
+    assert_eq!(replica.learn_segment(ZERO, &record, record.start()), Learned::FreeBelow(Index(0)));
+    let fenced = Unanswered::Refused(Refusal::Fenced { epoch: Epoch(4) });
+    assert_eq!(open(&mut replica, 3, false).map(|_| ()), Err(fenced.clone()));
+    assert_eq!(replica.fence(&address(3, 1)), Err(fenced));
+}
+
+#[test]
+fn only_the_writers_own_stream_is_a_writer() {
+    let mut replica = replica(4);
+    assert!(!replica.has_writer(ZERO));
+    let (session, _) = open(&mut replica, 3, false).expect("it may append");
+    assert!(replica.has_writer(ZERO));
+    replica.close(session, ZERO);
+    assert!(!replica.has_writer(ZERO));
+    open(&mut replica, 3, false).expect("it may append");
+    open(&mut replica, 4, true).expect("it may repair");
+    assert!(replica.has_appender(ZERO) && !replica.has_writer(ZERO));
+}

@@ -1,0 +1,334 @@
+//! Logs that have lost their writer: when a quorum of a segment's members has been without it for
+//! long enough, one of them seals the segment, so that it is archived and costs nothing any more
+//! (PROTOCOL.md §6).
+//!
+//! Nobody is deposed on one node's word: what the members say is judged in
+//! [`piculet_quorum::liveness`], and the new epoch is guarded by the very record that was judged.
+
+#[cfg(test)]
+mod tests;
+
+use crate::core::Core;
+use crate::logs::Log;
+use crate::metrics;
+use crate::peers::{Peers, PeersError};
+use crate::rank::rank;
+use futures::future::join_all;
+use piculet_client::Error;
+use piculet_meta::MetaError;
+use piculet_quorum::ids::{Epoch, LogId, LogName, NodeId, SegmentNumber};
+use piculet_quorum::liveness::{Liveness, judge};
+use piculet_quorum::meta::{Key, LogRecord, Member, SegmentState, Versioned};
+use piculet_quorum::time::{Span, Time};
+use piculet_quorum::wire::message::{Refusal, WriterSeen};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+/// Recoveries that a node has under way at a time.
+pub const RECOVERIES_MAX: usize = 4;
+/// All logs are looked at this often.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// A member goes ahead of the next one in rank by this much.
+const RANK_DELAY: Span = Span::secs(1);
+/// A member that does not answer within this time is silent.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// A recovery is given up after this long.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(40);
+/// Pause before the members are asked again.
+const ASK_PAUSE: Span = Span::secs(2);
+/// First and longest pause after a recovery that failed.
+const RETRY: (Span, Span) = (Span::secs(2), Span::secs(60));
+
+/// Looks after the logs whose writer has gone, until `stop` is true, and lets those leave the table
+/// of which nothing is left. A writer has gone when it has had no stream for `writer_timeout`.
+///
+/// What is under way in the end is given up, which does no harm: every step is guarded.
+pub async fn run(core: Arc<Core>, peers: Arc<Peers>, writer_timeout: Span, mut stop: watch::Receiver<bool>) {
+    let mut stopped = std::pin::pin!(async move { stop.wait_for(|stop| *stop).await.is_ok() });
+    let mut guard = Guard { core, peers, writer_timeout, jobs: JoinSet::new(), tried: BTreeMap::new() };
+    let mut looks = interval(LOOK_INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut stopped => break,
+            Some(done) = guard.jobs.join_next() => guard.finished(done),
+            _ = looks.tick() => guard.look(),
+        }
+    }
+    guard.jobs.shutdown().await;
+    guard.peers.close().await;
+}
+
+/// A segment that may have been abandoned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Abandoned {
+    log: LogId,
+    segment: SegmentNumber,
+    /// The log's epoch, as far as it is known here.
+    epoch: Epoch,
+    /// Since when nobody has appended or repaired here, in that epoch of the log.
+    since: Time,
+    rank: u64,
+}
+
+/// What has been tried for a segment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tried {
+    failures: u32,
+    /// Nothing is tried before this.
+    next: Time,
+    under_way: bool,
+}
+
+struct Guard {
+    core: Arc<Core>,
+    peers: Arc<Peers>,
+    writer_timeout: Span,
+    jobs: JoinSet<Done>,
+    tried: BTreeMap<(LogId, SegmentNumber), Tried>,
+}
+
+/// A job that has ended.
+struct Done {
+    log: LogId,
+    segment: SegmentNumber,
+    result: Result<LogName, NotRecovered>,
+}
+
+/// Why a log was not recovered.
+#[derive(Debug, thiserror::Error)]
+enum NotRecovered {
+    /// There is no reason to, or not yet.
+    #[error("not now: {0}")]
+    NotNow(String),
+    /// The metadata cannot be read.
+    #[error("{0}")]
+    Metadata(#[from] MetaError),
+    /// Other nodes cannot be spoken to.
+    #[error(transparent)]
+    Peers(#[from] PeersError),
+    /// The recovery failed.
+    #[error("log {name} cannot be sealed: {source}")]
+    Recovery { name: LogName, source: Error },
+    /// The recovery took too long.
+    #[error("log {name} is not sealed after {RECOVERY_TIMEOUT:?}: too few members of its segment answer")]
+    TooLong { name: LogName },
+}
+
+impl Guard {
+    fn look(&mut self) {
+        let core = &self.core;
+        core.logs.sweep(core.applied());
+        let now = core.clock.now();
+        let mut open = BTreeSet::new();
+        let mut due = Vec::new();
+        for log in core.logs.all() {
+            let Some(found) = candidate(core, &log, now, &mut open) else { continue };
+            let delay = if core.draining() { 0 } else { found.rank * RANK_DELAY.0 };
+            if now.since(found.since) >= Span(self.writer_timeout.0.saturating_add(delay)) {
+                due.push(found);
+            }
+        }
+        self.tried.retain(|key, tried| tried.under_way || open.contains(key));
+        for Abandoned { log, segment, epoch, .. } in due {
+            if self.jobs.len() >= RECOVERIES_MAX {
+                return;
+            }
+            let tried = self.tried.entry((log, segment)).or_default();
+            if tried.under_way || now < tried.next {
+                continue;
+            }
+            tried.under_way = true;
+            let (core, peers, timeout) =
+                (Arc::clone(&self.core), Arc::clone(&self.peers), self.writer_timeout);
+            self.jobs.spawn(async move {
+                let result = attempt(&core, &peers, (log, segment, epoch), timeout).await;
+                Done { log, segment, result }
+            });
+        }
+    }
+
+    fn finished(&mut self, done: Result<Done, JoinError>) {
+        let Done { log, segment, result } = done.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => unreachable!("no recovery is aborted while its guard lives: {error}"),
+        });
+        let now = self.core.clock.now();
+        let tried = self.tried.entry((log, segment)).or_default();
+        tried.under_way = false;
+        tried.next = now.after(ASK_PAUSE);
+        let error = match result {
+            Ok(name) => {
+                return tracing::info!(%log, %name, %segment, "sealed a log whose writer has gone");
+            }
+            Err(error @ NotRecovered::NotNow(_)) => return tracing::debug!(%log, %segment, %error),
+            Err(error) => error,
+        };
+        let pause = RETRY.0.0.saturating_mul(1 << tried.failures.min(16)).min(RETRY.1.0);
+        tried.next = now.after(Span(pause));
+        tried.failures = tried.failures.saturating_add(1);
+        if tried.failures > 1 {
+            return tracing::debug!(%log, %segment, %error, "still not sealed");
+        }
+        tracing::warn!(
+            %log, %segment, %error,
+            "cannot seal a log whose writer has gone, trying again with growing pauses; until then its \
+             entries stay in memory as far as they are not known to be committed"
+        );
+    }
+}
+
+/// The open segment of a log of which nobody is known here to append or repair. All open ones are
+/// noted in `open`.
+fn candidate(
+    core: &Core,
+    log: &Log,
+    now: Time,
+    open: &mut BTreeSet<(LogId, SegmentNumber)>,
+) -> Option<Abandoned> {
+    let mut state = log.lock();
+    state.note_writers(now);
+    let (epoch, epoch_since) = state.epoch();
+    let (number, local) = state.segments.last_key_value()?;
+    let record = &local.record.value;
+    if record.state != SegmentState::Open || state.replica.contradicted(*number) {
+        return None;
+    }
+    open.insert((log.id, *number));
+    // A takeover that repairs is at work.
+    if state.replica.has_appender(*number) {
+        return None;
+    }
+    let gone_since = local.writer.gone_since()?;
+    let members = record.ensemble.iter().map(|member| &member.node);
+    let rank = rank(&core.id, members, &log.id.0.to_le_bytes());
+    Some(Abandoned { log: log.id, segment: *number, epoch, since: gone_since.max(epoch_since), rank })
+}
+
+/// Asks the other members and, if they agree that the writer has gone, seals the log.
+async fn attempt(
+    core: &Core,
+    peers: &Peers,
+    (log, segment, epoch): (LogId, SegmentNumber, Epoch),
+    writer_timeout: Span,
+) -> Result<LogName, NotRecovered> {
+    let (read, ensemble) = read(core, log, segment, epoch).await?;
+    let (answers, silent) = ask(core, peers, log, segment, &ensemble).await?;
+    match judge(&ensemble, epoch, &answers, &silent, writer_timeout) {
+        Liveness::Gone => {}
+        Liveness::Alive { peer } => {
+            let who = peer.unwrap_or_else(|| "its writer".to_owned());
+            return Err(NotRecovered::NotNow(format!("another member still has {who}")));
+        }
+        Liveness::Unsure => {
+            return Err(NotRecovered::NotNow("the members are not sure that its writer has gone".to_owned()));
+        }
+    }
+    let (client, name) = (peers.client().await?, read.value.name.clone());
+    metrics::recovery_started();
+    let recovered = timeout(RECOVERY_TIMEOUT, client.recover_log(log, read)).await;
+    let result = match recovered {
+        Ok(Ok(true)) => {
+            metrics::recovery_succeeded();
+            return Ok(name);
+        }
+        Ok(Ok(false)) => NotRecovered::NotNow("somebody else has changed its record".to_owned()),
+        Ok(Err(source)) => NotRecovered::Recovery { name, source },
+        Err(_) => NotRecovered::TooLong { name },
+    };
+    metrics::recovery_failed();
+    Err(result)
+}
+
+/// Reads the log and its segment, which must be as they are known here.
+async fn read(
+    core: &Core,
+    log: LogId,
+    segment: SegmentNumber,
+    epoch: Epoch,
+) -> Result<(Versioned<LogRecord>, Vec<Member>), NotRecovered> {
+    let (key, segment_key) = (Key::Log(log), Key::Segment(log, segment));
+    let now = core.meta.read(&[key.clone(), segment_key.clone()], &[]).await?;
+    let found = now.log(&key).zip(now.segment(&segment_key)).filter(|(record, found)| {
+        record.value.deleted.is_none()
+            && record.value.epoch == epoch
+            && record.value.next_segment == segment.plus(1)
+            && found.value.state == SegmentState::Open
+    });
+    match found {
+        Some((record, found)) => Ok((record, found.value.ensemble)),
+        None => {
+            // Taken in at once: the log is looked at as it is from the next time on.
+            core.refresh_log(log).await?;
+            Err(NotRecovered::NotNow("its records have changed".to_owned()))
+        }
+    }
+}
+
+/// What the members of a segment say of its writer, and which of them say nothing.
+async fn ask(
+    core: &Core,
+    peers: &Peers,
+    log: LogId,
+    segment: SegmentNumber,
+    ensemble: &[Member],
+) -> Result<(BTreeMap<NodeId, WriterSeen>, BTreeSet<NodeId>), NotRecovered> {
+    let (mut answers, mut silent) = (BTreeMap::new(), BTreeSet::new());
+    match core.writer_seen(log, segment) {
+        // The others need not be asked.
+        Ok(seen) if seen.gone_ms.is_none() => {
+            return Err(NotRecovered::NotNow("its writer is back".to_owned()));
+        }
+        Ok(seen) => answers.insert(core.id.clone(), seen),
+        Err(refusal) => return Err(NotRecovered::NotNow(refusal.to_string())),
+    };
+    let client = peers.client().await?;
+    let others = ensemble.iter().map(|member| &member.node).filter(|node| **node != core.id);
+    let asked = others.map(|node| async move {
+        (node, timeout(ANSWER_TIMEOUT, client.writer_seen(node, log, segment)).await)
+    });
+    for (node, answer) in join_all(asked).await {
+        match answer {
+            Ok(Ok(seen)) => {
+                answers.insert(node.clone(), seen);
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%log, %segment, %node, %error, "a member says nothing of a writer");
+                silent.insert(node.clone());
+            }
+            Err(_) => {
+                silent.insert(node.clone());
+            }
+        }
+    }
+    Ok((answers, silent))
+}
+
+impl Core {
+    /// What this node has had of a segment's writer.
+    ///
+    /// # Errors
+    /// [`Refusal::NotHere`] when the segment is not held here, [`Refusal::Deleted`] when the log has
+    /// been deleted.
+    pub fn writer_seen(&self, log: LogId, segment: SegmentNumber) -> Result<WriterSeen, Refusal> {
+        let slot = self.logs.get(log).ok_or(Refusal::NotHere)?;
+        let mut state = slot.lock();
+        if state.replica.deleted() {
+            return Err(Refusal::Deleted);
+        }
+        let now = self.clock.now();
+        state.note_writers(now);
+        let local = state.segments.get(&segment).ok_or(Refusal::NotHere)?;
+        Ok(WriterSeen {
+            incarnation: state.replica.incarnation(),
+            epoch: state.epoch().0,
+            gone_ms: local.writer.gone_for(now).map(|gone| gone.0 / 1_000),
+            peer: local.writer.peer.clone(),
+        })
+    }
+}

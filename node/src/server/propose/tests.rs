@@ -1,0 +1,161 @@
+use super::*;
+use crate::core::Core;
+use crate::fixture::{Fixture, Writer};
+use crate::membership::Life;
+use piculet_quorum::ids::{Chain, Index, Level, Nonce, Timestamp};
+use piculet_quorum::meta::seal::{CreateOne, SealSegment};
+use piculet_quorum::meta::{SegmentEnd, TxnOutcome};
+use piculet_quorum::replica::Session;
+use tokio::runtime::Handle;
+
+struct Site {
+    fixture: Fixture,
+    shared: Shared,
+    members: [(Arc<Core>, Life); 2],
+    writer: Writer,
+    sessions: [Session; 2],
+}
+
+impl Site {
+    /// A log of two members, the first of which is asked.
+    async fn new() -> Self {
+        let fixture = Fixture::new();
+        let (a, b) = (fixture.core("a").await, fixture.core("b").await);
+        let writer = Writer::create(&fixture.meta, 1, &[(&*a.0, a.1), (&*b.0, b.1)]).await;
+        let sessions = [writer.open(&a.0).await, writer.open(&b.0).await];
+        let (core, peers) = (Arc::clone(&a.0), fixture.peers(&a.0));
+        let shared = Shared { core, peers, background: Handle::current() };
+        Self { fixture, shared, members: [a, b], writer, sessions }
+    }
+
+    fn append(&mut self, len: usize) -> Index {
+        let [a, b] = &self.members;
+        self.writer.append(&[(&*a.0, self.sessions[0]), (&*b.0, self.sessions[1])], len)
+    }
+
+    async fn propose(&self, proposal: Proposal) -> Result<Response, Refusal> {
+        propose(&self.shared, &proposal).await
+    }
+
+    /// What a writer would propose that seals at `at`.
+    async fn seal(&self, at: SegmentEnd, archived: Index) -> SealSegment {
+        let (log, segment) = (self.writer.log, self.writer.number);
+        let now = self.fixture.snapshot().await;
+        let holders = self.members.iter().map(|(core, life)| (core.id.clone(), life.revision)).collect();
+        let seal = SealOne {
+            segment,
+            read: now.segment(&Key::Segment(log, segment)).unwrap(),
+            at,
+            holders,
+            moved: vec![],
+            archived,
+            recovery: false,
+        };
+        SealSegment { log, read: now.log(&Key::Log(log)).unwrap(), seal: Some(seal), create: None }
+    }
+
+    /// The end of the segment, as this node has it.
+    fn end(&self) -> SegmentEnd {
+        let slot = self.shared.core.logs.get(self.writer.log).unwrap();
+        let state = slot.lock();
+        let buffer = &state.segments[&self.writer.number].buffer;
+        let end = buffer.end();
+        SegmentEnd { end: buffer.tail(), chain: end.chain, last_timestamp: end.last_timestamp }
+    }
+
+    async fn trim(&self, to: u64) -> Result<Response, Refusal> {
+        let key = Key::Trim(self.writer.log);
+        let read = self.fixture.snapshot().await.trim(&key).unwrap();
+        self.propose(Proposal::Trim(TrimLog { log: self.writer.log, read, to: Offset(to) })).await
+    }
+}
+
+fn applied(result: &Result<Response, Refusal>) -> bool {
+    matches!(result, Ok(Response::Outcome(TxnOutcome::Applied(_))))
+}
+
+#[tokio::test]
+async fn a_seal_with_another_chain_than_this_nodes_is_an_alarm() {
+    let mut site = Site::new().await;
+    site.append(10);
+    let end = site.end();
+    let wrong = SegmentEnd { chain: Chain(end.chain.0 ^ 1), ..end };
+    let seal = site.seal(wrong, Index(0)).await;
+    let refused = site.propose(Proposal::Seal(Box::new(seal))).await.unwrap_err();
+    assert_eq!(refused, Refusal::Conflict { index: end.end });
+    let seal = site.seal(end, Index(0)).await;
+    let sealed = site.propose(Proposal::Seal(Box::new(seal))).await;
+    assert!(applied(&sealed), "{sealed:?}");
+}
+
+#[tokio::test]
+async fn a_seal_beyond_what_this_node_holds_is_none_of_its_business() {
+    let mut site = Site::new().await;
+    site.append(10);
+    let end = SegmentEnd { end: Index(7), chain: Chain(1), last_timestamp: Timestamp(9) };
+    let seal = site.seal(end, Index(0)).await;
+    let sealed = site.propose(Proposal::Seal(Box::new(seal))).await;
+    assert!(applied(&sealed), "the others hold it: {sealed:?}");
+}
+
+#[tokio::test]
+async fn a_seal_that_claims_more_to_be_archived_than_is_is_refused() {
+    let mut site = Site::new().await;
+    let end = site.append(10);
+    let seal = site.seal(site.end(), end).await;
+    let refused = site.propose(Proposal::Seal(Box::new(seal))).await.unwrap_err();
+    assert!(refused.to_string().contains("is archived up to 0, not 1"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_log_is_trimmed_as_far_as_it_can_be_read() {
+    let mut site = Site::new().await;
+    for _ in 0..3 {
+        site.append(10);
+    }
+    // Committed up to here, as this node has heard; the rest it must ask for, and nobody answers.
+    site.writer.commit(&[(&*site.shared.core, site.sessions[0])]);
+    site.append(10);
+    let trimmed = site.trim(3).await;
+    assert!(applied(&trimmed), "{trimmed:?}");
+    let again = site.trim(3).await.unwrap_err();
+    assert!(again.to_string().contains("is trimmed up to 3"), "{again}");
+
+    let [a, b] = &site.members;
+    let members = [(&*a.0, a.1), (&*b.0, b.1)];
+    site.writer.seal(&members, Index(0)).await;
+    let sealed = site.trim(4).await;
+    assert!(applied(&sealed), "the end is settled: {sealed:?}");
+}
+
+#[tokio::test]
+async fn what_may_be_beyond_the_tail_is_asked_for_and_not_taken_for_granted() {
+    let site = Site::new().await;
+    let refused = site.trim(1).await.unwrap_err();
+    assert!(matches!(refused, Refusal::Unavailable(_)), "{refused}");
+    assert!(refused.to_string().contains("the tail of log log-1"), "{refused}");
+}
+
+#[tokio::test]
+async fn nothing_is_made_of_a_tombstone() {
+    let site = Site::new().await;
+    let seal = site.seal(site.end(), Index(0)).await;
+    site.writer.delete(Timestamp(5)).await;
+    let (log, read) =
+        (site.writer.log, site.fixture.snapshot().await.log(&Key::Log(site.writer.log)).unwrap());
+    let holder = "me".to_owned();
+    let takeover = TakeOver { log, read: read.clone(), writer: Nonce(3), holder: holder.clone() };
+    let delete = DeleteLog { log, read: read.clone(), writer: Nonce(3), at: Timestamp(6) };
+    let [(core, life), (other, other_life)] = &site.members;
+    let ensemble = vec![(core.member(), life.revision), (other.member(), other_life.revision)];
+    let create = CreateOne { level: Level::Memory, ensemble, holder: Some(holder) };
+    let create = SealSegment { log, read, seal: None, create: Some(create) };
+    for proposal in [Proposal::TakeOver(takeover), Proposal::Delete(delete), Proposal::Seal(Box::new(create))]
+    {
+        assert_eq!(site.propose(proposal).await, Err(Refusal::Deleted));
+    }
+    assert_eq!(site.trim(1).await, Err(Refusal::Deleted));
+    // One that quotes the log as it was is refused by its own compares, as ever.
+    let late = site.propose(Proposal::Seal(Box::new(seal))).await;
+    assert_eq!(late, Ok(Response::Outcome(TxnOutcome::Refused)));
+}
