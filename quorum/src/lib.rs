@@ -2,8 +2,8 @@
 //!
 //! Every decision that safety rests on is made here, by state machines that are driven from
 //! outside: the writer of a log ([`writer`]), a node's side of it ([`replica`]), a takeover
-//! ([`recovery`]), a reader's place ([`cursor`]) and the upload of parts ([`archiver`]). The same
-//! machines run in production and under test. [`glossary`] defines the watermarks that they share.
+//! ([`recovery`]), what became of a replaced writer's entries ([`outcome`]), a reader's place
+//! ([`cursor`]) and the upload of parts ([`archiver`]). The same machines run in production and under test. [`glossary`] defines the watermarks that they share.
 
 pub mod archiver;
 pub mod batch;
@@ -14,6 +14,7 @@ pub mod headers;
 pub mod ids;
 pub mod limits;
 pub mod meta;
+pub mod outcome;
 pub mod quorums;
 pub mod recovery;
 pub mod replica;

@@ -105,7 +105,7 @@ pub struct LogRecord {
     /// The value of the takeover that made this epoch.
     pub writer: Nonce,
     /// Who writes, for people to read; none when the writer has closed or parked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub holder: Option<String>,
     /// Number of the segment that will be created next.
     pub next_segment: SegmentNumber,
@@ -117,7 +117,7 @@ pub struct LogRecord {
     pub last_timestamp: Timestamp,
     /// When the log was deleted, by the clock of whoever did: a tombstone. Its segments are being
     /// deleted, or will be.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub deleted: Option<Timestamp>,
 }
 
