@@ -48,14 +48,24 @@ pub enum Error {
         /// What the nodes say.
         why: String,
     },
-    /// Another writer has taken the log over. The entry may or may not have been appended: read
-    /// the log to know. To go on writing, take the log over again.
-    #[error(
-        "another writer took the log over in epoch {epoch}; whether this entry was appended is not known"
-    )]
+    /// Another writer has taken the log over. The entry was not appended. To go on writing, take the
+    /// log over again.
+    #[error("another writer took the log over in epoch {epoch}; this entry was not appended")]
     Fenced {
         /// The other writer's epoch.
         epoch: Epoch,
+    },
+    /// The log was deleted. The entry was not appended.
+    #[error("the log {0} was deleted; this entry was not appended")]
+    Deleted(LogName),
+    /// The writer was replaced while the append was under way, and the records do not tell whether
+    /// it was appended: read the log to know.
+    #[error(
+        "another writer took the log over; whether this entry was appended is not known: {why}; read the log before appending it again"
+    )]
+    OutcomeUnknown {
+        /// Why it is not known.
+        why: String,
     },
     /// The writer is closed. The entry was not appended.
     #[error("the writer is closed; the entry was not appended")]
@@ -147,6 +157,6 @@ impl Error {
     /// Whether an append that failed with this may nevertheless have been appended.
     #[must_use]
     pub fn outcome_unknown(&self) -> bool {
-        matches!(self, Self::Fenced { .. } | Self::Stopped(_))
+        matches!(self, Self::OutcomeUnknown { .. } | Self::Stopped(_))
     }
 }

@@ -10,6 +10,7 @@ mod error;
 mod options;
 mod pool;
 mod reader;
+mod record;
 mod takeover;
 #[cfg(test)]
 mod testing;
@@ -20,11 +21,13 @@ pub use client::{Client, LogDescription, NodeStatus};
 pub use entry::Entry;
 pub use error::Error;
 pub use options::ClientOptions;
+pub use piculet_quorum::headers::{Headers, HeadersError};
 pub use piculet_quorum::ids::{Epoch, LogId, LogName, NodeId, Offset, Timestamp};
 pub use piculet_quorum::recovery::RecoveryOptions;
 pub use piculet_quorum::wire::message::{Nodes, Status};
 pub use piculet_quorum::writer::WriterOptions;
 pub use reader::{LogReader, ReadOptions, Start};
+pub use record::Record;
 pub use writer::{Append, LogWriter, WriterStatus};
 
 /// The client that the README shows.

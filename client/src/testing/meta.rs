@@ -6,8 +6,9 @@ use piculet_quorum::ids::{
     Incarnation, Index, Level, LogId, LogName, NodeId, Nonce, Offset, Revision, SegmentNumber,
 };
 use piculet_quorum::meta::{
-    FirstRecord, IncarnationRecord, Key, LogView, NodeRecord, NodeState, PartRecord, Record, SegmentEnd,
-    SegmentRecord, SegmentState, SegmentView, Snapshot, TrimRecord, Txn, TxnOutcome, Versioned, Write,
+    FirstRecord, IncarnationRecord, Key, LogRecord, LogView, NodeRecord, NodeState, PartRecord, Record,
+    SegmentEnd, SegmentRecord, SegmentState, SegmentView, Snapshot, TrimRecord, Txn, TxnOutcome, Versioned,
+    Write,
 };
 use piculet_quorum::wire::message::{NodeView, Nodes, Refusal};
 use std::collections::BTreeMap;
@@ -121,8 +122,16 @@ impl Meta {
         self.revision += 1;
         let revision = Revision(self.revision);
         for write in &txn.writes {
-            let Write::Put(key, value) = write else { panic!("a client only puts: {write:?}") };
-            self.snapshot.records.insert(key.clone(), Versioned { revision, value: value.clone() });
+            match write {
+                Write::Put(key, value) => {
+                    let record = Versioned { revision, value: value.clone() };
+                    self.snapshot.records.insert(key.clone(), record);
+                }
+                Write::Delete(key) => {
+                    self.snapshot.records.remove(key);
+                }
+                other => panic!("no client asks for {other:?}"),
+            }
         }
         TxnOutcome::Applied(revision)
     }
@@ -141,7 +150,11 @@ impl Meta {
 
     /// The only log that there is.
     pub(crate) fn log(&self) -> LogId {
-        self.names(None, 1)[0].1
+        let logs = self.snapshot.records.keys().filter_map(|key| match key {
+            Key::Log(log) => Some(*log),
+            _ => None,
+        });
+        logs.into_iter().next().expect("there is a log")
     }
 
     pub(super) fn view(&self, log: LogId, from: Option<SegmentNumber>) -> Option<LogView> {
@@ -161,6 +174,11 @@ impl Meta {
         let record = self.snapshot.segment(&Key::Segment(log, number))?;
         let archived = self.snapshot.row(log, number).unwrap().end(&record.value);
         Some(SegmentView { record, archived })
+    }
+
+    /// The log's record, deleted or not.
+    pub(crate) fn record(&self, log: LogId) -> Versioned<LogRecord> {
+        self.snapshot.log(&Key::Log(log)).expect("the log was created")
     }
 
     pub(super) fn segments(&self, log: LogId) -> Vec<(SegmentNumber, SegmentView)> {

@@ -4,11 +4,13 @@ use super::Shared;
 use super::meta::Batches;
 use super::serve;
 use crate::transport::{Accepted, Acceptor, Endpoint, Identity, TransportOptions};
+use bytes::Bytes;
 use parking_lot::Mutex;
-use piculet_quorum::batch::BatchEnd;
+use piculet_quorum::batch::{BatchEnd, BatchHeader};
 use piculet_quorum::ids::{Chain, Incarnation, Index, LogId, NodeId, SegmentNumber};
 use piculet_quorum::meta::SegmentEnd;
 use piculet_quorum::replica::Replica;
+use piculet_quorum::wire::message::{Address, Open};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -53,6 +55,8 @@ pub(super) struct Inside {
     pub(super) faults: Mutex<Faults>,
     /// Readers that were served.
     pub(super) subscriptions: Mutex<usize>,
+    /// Streams of writers that are open.
+    pub(super) writers: Mutex<usize>,
 }
 
 pub(crate) struct Node {
@@ -75,6 +79,7 @@ impl Node {
             logs: Mutex::default(),
             faults: Mutex::default(),
             subscriptions: Mutex::default(),
+            writers: Mutex::default(),
         });
         let task = tokio::spawn(accept(inside.clone(), acceptor)).abort_handle();
         Self { inside, endpoint, task }
@@ -98,6 +103,24 @@ impl Node {
 
     pub(crate) fn subscriptions(&self) -> usize {
         *self.inside.subscriptions.lock()
+    }
+
+    /// Whether it has a stream of the only log's writer.
+    pub(crate) fn has_writer(&self) -> bool {
+        *self.inside.writers.lock() > 0
+    }
+
+    /// Stores the batches of a segment of the only log that it lacks, as if its writer's stream had
+    /// carried them so far.
+    pub(crate) fn put(&self, number: SegmentNumber, batches: &[(BatchHeader, Bytes)]) {
+        let mut logs = self.inside.logs.lock();
+        let (log, local) = logs.iter_mut().next().expect("it has a log");
+        let place = local.replica.place(number).expect("it has the segment");
+        let at = Address { log: *log, segment: number, epoch: place.epoch, incarnation: self.inside.memory };
+        let (session, opened) = local.open(&Open { at, repair: false }).unwrap();
+        for (_, bytes) in batches.iter().filter(|(header, _)| header.first >= opened.tail) {
+            local.store(session, number, &place, bytes.clone()).unwrap();
+        }
     }
 
     /// Batches and end of a segment of the only log, as it has them.

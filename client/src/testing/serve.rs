@@ -44,7 +44,12 @@ impl Inside {
             return pending().await;
         }
         match request {
-            Request::Append(log) => self.append(log, send, frames).await,
+            Request::Append(log) => {
+                *self.writers.lock() += 1;
+                let served = self.append(log, send, frames).await;
+                *self.writers.lock() -= 1;
+                served
+            }
             Request::Fetch { at, from, to } => self.fetch(at, from, to, send).await,
             Request::Subscribe { log, segment, from } => self.subscribe(log, segment, from, send).await,
             Request::Watermarks { log, segment } => {
@@ -251,7 +256,7 @@ impl Local {
         stored.into_iter().filter(|(header, _)| header.end() > from.max(freed)).collect()
     }
 
-    fn open(&mut self, open: &Open) -> Result<(Session, Opened), Refusal> {
+    pub(super) fn open(&mut self, open: &Open) -> Result<(Session, Opened), Refusal> {
         let before = self.replica.marks(open.at.segment).map(|marks| marks.tail);
         let result = self.replica.open(open).map_err(refusal)?;
         if before.is_some_and(|before| before < result.1.tail) {
@@ -260,7 +265,7 @@ impl Local {
         Ok(result)
     }
 
-    fn store(
+    pub(super) fn store(
         &mut self,
         session: Session,
         number: SegmentNumber,
