@@ -1,6 +1,7 @@
 //! One entry, as a reader gets it.
 
 use bytes::Bytes;
+use piculet_quorum::headers;
 use piculet_quorum::ids::{Offset, Timestamp};
 
 /// One entry of a log.
@@ -13,4 +14,26 @@ pub struct Entry {
     /// What was appended. A slice of what came over the network: keeping a small payload for long
     /// keeps up to 1 MiB around it too.
     pub payload: Bytes,
+    /// Its headers, encoded and checked.
+    pub(crate) headers: Bytes,
+}
+
+impl Entry {
+    /// An entry without headers, as tests of whatever takes entries want it.
+    #[must_use]
+    pub fn new(offset: Offset, timestamp: Timestamp, payload: Bytes) -> Self {
+        Self { offset, timestamp, payload, headers: Bytes::new() }
+    }
+
+    /// Its headers, in the order in which they were added. A name may occur more than once.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        // Their form was checked when the entry came, so nothing is left out here.
+        headers::decode(&self.headers).map_while(Result::ok)
+    }
+
+    /// The value of the first header of this name, if there is one.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers().find(|(found, _)| *found == name).map(|(_, value)| value)
+    }
 }

@@ -90,14 +90,24 @@ pub enum Error {
         /// What the nodes say.
         why: String,
     },
-    /// Another writer has taken the log over. The entry may or may not have been appended: read
-    /// the log to know. To go on writing, take the log over again.
-    #[error(
-        "another writer took the log over in epoch {epoch}; whether this entry was appended is not known"
-    )]
+    /// Another writer has taken the log over. The entry was not appended. To go on writing, take the
+    /// log over again.
+    #[error("another writer took the log over in epoch {epoch}; this entry was not appended")]
     Fenced {
         /// The other writer's epoch.
         epoch: Epoch,
+    },
+    /// The log was deleted. The entry was not appended: create it again, or use another.
+    #[error("the log {0} was deleted; this entry was not appended")]
+    Deleted(LogName),
+    /// The writer was replaced while the append was under way, and the records do not tell whether
+    /// it was appended: read the log to know.
+    #[error(
+        "another writer took the log over; whether this entry was appended is not known: {why}; read the log before appending it again"
+    )]
+    OutcomeUnknown {
+        /// Why it is not known.
+        why: String,
     },
     /// The writer is closed. The entry was not appended: open the log again.
     #[error("the writer is closed; the entry was not appended: open the log again")]
@@ -220,7 +230,8 @@ impl Error {
             Self::Overloaded { .. } => "overloaded",
             Self::Fenced { .. } => "fenced",
             Self::Closed => "closed",
-            Self::Stopped(_) | Self::Unknown(_) => "unknown-outcome",
+            Self::OutcomeUnknown { .. } | Self::Stopped(_) | Self::Unknown(_) => "unknown-outcome",
+            Self::Deleted(_) => "deleted",
             Self::TakeOver(_) => "takeover-failed",
             Self::Lost { .. } => "lost",
             Self::Alarm(_) => "alarm",
@@ -247,7 +258,7 @@ impl Error {
     /// a change of the metadata.
     #[must_use]
     pub fn outcome_unknown(&self) -> bool {
-        matches!(self, Self::Fenced { .. } | Self::Stopped(_) | Self::Unknown(_))
+        matches!(self, Self::OutcomeUnknown { .. } | Self::Stopped(_) | Self::Unknown(_))
     }
 }
 
@@ -309,6 +320,8 @@ mod tests {
             Error::BatchSize { entries: 0, bytes: 0 },
             Error::Overloaded { waiting: 1, why: why() },
             Error::Fenced { epoch },
+            Error::Deleted(LogName::new("orders").unwrap()),
+            Error::OutcomeUnknown { why: why() },
             Error::Closed,
             Error::Stopped(why()),
             Error::TakeOver(why()),

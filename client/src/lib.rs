@@ -35,6 +35,7 @@ mod options;
 mod ping;
 mod pool;
 mod reader;
+mod record;
 mod takeover;
 #[cfg(test)]
 mod testing;
@@ -45,6 +46,7 @@ pub use client::{Client, LogDescription, NodeStatus};
 pub use entry::Entry;
 pub use error::Error;
 pub use options::ClientOptions;
+pub use piculet_quorum::headers::{Headers, HeadersError};
 pub use piculet_quorum::ids::{
     Epoch, Incarnation, Index, LogId, LogName, NodeId, Nonce, Offset, SegmentNumber, Timestamp,
 };
@@ -54,6 +56,7 @@ pub use piculet_quorum::wire::message::{Nodes, Status};
 pub use piculet_quorum::writer::WriterOptions;
 pub use ping::{NodePing, Ping, ping_all};
 pub use reader::{LogReader, ReadOptions, Start};
+pub use record::Record;
 pub use writer::{Append, LogWriter, WriterStatus};
 
 /// The examples name the crate as applications do, and are tests of it too.

@@ -2,9 +2,10 @@
 //!
 //! Every decision that safety rests on is made here, by state machines that are driven from
 //! outside: the writer of a log ([`writer`]), a node's side of it ([`replica`]), a takeover
-//! ([`recovery`]), a reader's place ([`cursor`]) and the upload of parts ([`archiver`]). The same
-//! machines run in production and under test. [`liveness`] judges whether a writer has gone, and
-//! [`glossary`] defines the watermarks that all of them share.
+//! ([`recovery`]), what became of a replaced writer's entries ([`outcome`]), a reader's place
+//! ([`cursor`]) and the upload of parts ([`archiver`]). The same machines run in production and under
+//! test. [`liveness`] judges whether a writer has gone, and [`glossary`] defines the watermarks that
+//! all of them share.
 
 pub mod archiver;
 pub mod batch;
@@ -16,6 +17,7 @@ pub mod ids;
 pub mod limits;
 pub mod liveness;
 pub mod meta;
+pub mod outcome;
 pub mod quorums;
 pub mod recovery;
 pub mod replica;

@@ -92,11 +92,7 @@ mod tests {
     use piculet_quorum::ids::Timestamp;
 
     fn log(numbers: &[u64]) -> Vec<Entry> {
-        let entry = |(at, n): (u64, &u64)| Entry {
-            offset: Offset(at),
-            timestamp: Timestamp(at),
-            payload: payload(1, *n, 20),
-        };
+        let entry = |(at, n): (u64, &u64)| Entry::new(Offset(at), Timestamp(at), payload(1, *n, 20));
         (0..).zip(numbers).map(entry).collect()
     }
 

@@ -5,8 +5,10 @@ use crate::error::Error;
 use bytes::Bytes;
 use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchVerifier, Place};
 use piculet_quorum::entry::ENTRY_HEADER_BYTES;
+use piculet_quorum::headers::{self, HeadersError};
 use piculet_quorum::ids::{Chain, Index, Offset, Timestamp};
 use piculet_quorum::meta::SegmentRecord;
+use std::ops::Range;
 
 /// A place between two entries, and what lies before it as far as that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,16 +112,25 @@ impl Sequence {
         let mut verifier = BatchVerifier::new(*header, self.at.last_timestamp);
         let mut entries = Vec::with_capacity(header.count as usize);
         let (mut index, mut at) = (header.first, BATCH_HEADER_BYTES);
+        let mut unsound = None;
         let result = verifier.feed(&batch[BATCH_HEADER_BYTES..], |entry| {
-            let payload = at + ENTRY_HEADER_BYTES + entry.headers_len as usize;
+            let headers = at + ENTRY_HEADER_BYTES;
+            let payload = headers + entry.headers_len as usize;
             at = payload + entry.payload_len as usize;
             if index >= self.at.index {
-                let offset = Offset::of(self.base, index);
-                entries.push(Entry { offset, timestamp: entry.timestamp, payload: batch.slice(payload..at) });
+                let headers = cut_headers(batch, headers..payload).unwrap_or_else(|error| {
+                    unsound.get_or_insert((index, error));
+                    Bytes::new()
+                });
+                let (offset, timestamp) = (Offset::of(self.base, index), entry.timestamp);
+                entries.push(Entry { offset, timestamp, payload: batch.slice(payload..at), headers });
             }
             index = index.plus(1);
         });
         let end = result.and_then(|()| verifier.finish()).map_err(|error| self.damaged(error.to_string()))?;
+        if let Some((index, error)) = unsound {
+            return Err(Error::Damaged { segment: self.place.segment, index, what: error.to_string() });
+        }
         let end =
             Position { index: header.end(), chain: Some(end.chain), last_timestamp: end.last_timestamp };
         self.at = end;
@@ -129,4 +140,14 @@ impl Sequence {
     fn damaged(&self, what: String) -> Error {
         Error::Damaged { segment: self.place.segment, index: self.at.index, what }
     }
+}
+
+/// The encoded headers of an entry, whose form is checked here once and for all.
+fn cut_headers(batch: &Bytes, range: Range<usize>) -> Result<Bytes, HeadersError> {
+    if range.is_empty() {
+        return Ok(Bytes::new());
+    }
+    let encoded = batch.slice(range);
+    headers::decode(&encoded).try_for_each(|header| header.map(|_| ()))?;
+    Ok(encoded)
 }

@@ -156,7 +156,11 @@ impl Meta {
 
     /// The only log that there is.
     pub(crate) fn log(&self) -> LogId {
-        self.names(None, 1)[0].1
+        let logs = self.snapshot.records.keys().filter_map(|key| match key {
+            Key::Log(log) => Some(*log),
+            _ => None,
+        });
+        logs.into_iter().next().expect("there is a log")
     }
 
     pub(super) fn view(&self, log: LogId, from: Option<SegmentNumber>) -> Option<LogView> {

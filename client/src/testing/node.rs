@@ -4,11 +4,13 @@ use super::Shared;
 use super::meta::Batches;
 use super::serve;
 use crate::transport::{Accepted, Acceptor, Endpoint, Identity, TransportOptions};
+use bytes::Bytes;
 use parking_lot::Mutex;
-use piculet_quorum::batch::BatchEnd;
+use piculet_quorum::batch::{BatchEnd, BatchHeader};
 use piculet_quorum::ids::{Chain, Incarnation, Index, LogId, NodeId, SegmentNumber};
 use piculet_quorum::meta::SegmentEnd;
 use piculet_quorum::replica::Replica;
+use piculet_quorum::wire::message::{Address, Open};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -119,6 +121,19 @@ impl Node {
 
     pub(crate) fn subscriptions(&self) -> usize {
         *self.inside.subscriptions.lock()
+    }
+
+    /// Stores the batches of a segment of the only log that it lacks, as if its writer's stream had
+    /// carried them so far.
+    pub(crate) fn put(&self, number: SegmentNumber, batches: &[(BatchHeader, Bytes)]) {
+        let mut logs = self.inside.logs.lock();
+        let (log, local) = logs.iter_mut().next().expect("it has a log");
+        let place = local.replica.place(number).expect("it has the segment");
+        let at = Address { log: *log, segment: number, epoch: place.epoch, incarnation: self.inside.memory };
+        let (session, opened) = local.open(&Open { at, repair: false }).unwrap();
+        for (_, bytes) in batches.iter().filter(|(header, _)| header.first >= opened.tail) {
+            local.store(session, number, &place, bytes.clone()).unwrap();
+        }
     }
 
     /// Batches and end of a segment of the only log, as it has them.

@@ -311,7 +311,7 @@ impl Local {
         stored.into_iter().filter(|(header, _)| header.end() > from.max(freed)).collect()
     }
 
-    fn open(&mut self, open: &Open) -> Result<(Session, Opened), Refusal> {
+    pub(super) fn open(&mut self, open: &Open) -> Result<(Session, Opened), Refusal> {
         let before = self.replica.marks(open.at.segment).map(|marks| marks.tail);
         let result = self.replica.open(open).map_err(refusal)?;
         if before.is_some_and(|before| before < result.1.tail) {
@@ -320,7 +320,7 @@ impl Local {
         Ok(result)
     }
 
-    fn store(
+    pub(super) fn store(
         &mut self,
         session: Session,
         number: SegmentNumber,

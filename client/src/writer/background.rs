@@ -1,29 +1,33 @@
 //! A writer's clock, its metadata requests, and the links that it holds.
 
-use super::link;
+use super::link::{self, Link};
+use super::resolve;
 use super::state::Shared;
-use crate::pool::Pool;
+use crate::pool::{CallError, Pool};
 use piculet_quorum::ids::{LogId, NodeId};
-use piculet_quorum::wire::message::{Request, Response};
+use piculet_quorum::wire::message::{Refusal, Request, Response};
 use piculet_quorum::writer::{MetaReply, MetaRequest};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// The clock is looked at this often even when nothing is due.
-const IDLE_TICK: Duration = Duration::from_millis(250);
+/// While anything is on its way, the clock is looked at this often even when nothing is due.
+const TICK: Duration = Duration::from_millis(250);
 
-/// Runs everything of a writer that is not a call of its user. Dropping it stops all of it.
-pub(super) async fn run(shared: Arc<Shared>, pool: Arc<Pool>, log: LogId) {
+/// Runs everything of a writer that is not a call of its user. When another has replaced it, finds
+/// out what became of its last entries, for at most `patience`. Dropping it stops all of it.
+pub(super) async fn run(shared: Arc<Shared>, pool: Arc<Pool>, log: LogId, patience: Duration) {
     let links = keep_links(Arc::clone(&shared), Arc::clone(&pool), log);
-    tokio::join!(links, clock(&shared), metadata(&shared, &pool, log));
+    let resolved = resolve::run(&shared, &pool, log, patience);
+    tokio::join!(links, clock(&shared), metadata(&shared, &pool, log), resolved);
 }
 
-/// Holds a link to every node that the machine wants one to.
+/// Holds a link to every node that the machine wants one to; none while the log is parked.
 async fn keep_links(shared: Arc<Shared>, pool: Arc<Pool>, log: LogId) {
     let mut tasks = JoinSet::new();
     let mut linked: BTreeSet<NodeId> = BTreeSet::new();
+    let mut parks = 0;
     loop {
         {
             let mut state = shared.lock();
@@ -31,13 +35,19 @@ async fn keep_links(shared: Arc<Shared>, pool: Arc<Pool>, log: LogId) {
                 // Dropping the set ends the links, and with them the streams.
                 return;
             }
+            if state.parks() != parks {
+                // The machine knows nothing of streams from before, so they go.
+                (parks, tasks) = (state.parks(), JoinSet::new());
+                linked.clear();
+            }
             for (node, addresses) in state.writer.wanted() {
                 if let Some(addresses) = addresses {
                     pool.learn_addresses(&node, &addresses);
                 }
                 if !linked.contains(&node) {
+                    let (shared, pool) = (Arc::clone(&shared), Arc::clone(&pool));
                     let wake = state.link(&node);
-                    tasks.spawn(link::run(Arc::clone(&shared), Arc::clone(&pool), log, node.clone(), wake));
+                    tasks.spawn(link::run(Link { shared, pool, log, node: node.clone(), wake, parks }));
                     linked.insert(node);
                 }
             }
@@ -46,26 +56,33 @@ async fn keep_links(shared: Arc<Shared>, pool: Arc<Pool>, log: LogId) {
     }
 }
 
-/// Tells the machine the time whenever it wants to know.
+/// Tells the machine the time whenever it wants to know. While nothing is on its way it sleeps until
+/// something is due, for ever if nothing is.
 async fn clock(shared: &Shared) {
     loop {
-        let due = {
+        let (due, rests) = {
             let mut state = shared.lock();
             if state.is_stopped() {
                 return;
             }
-            state.clock_looked();
             let now = shared.now();
             state.writer.handle_timeout(now);
             shared.pump(&mut state);
             // A commit mark may be due, or a segment to be opened again.
             state.wake_links();
-            state.writer.poll_timeout().map(|at| shared.instant(at))
+            let rests = state.clock_looks();
+            (state.writer.poll_timeout().map(|at| shared.instant(at)), rests)
         };
-        let latest = tokio::time::Instant::now() + IDLE_TICK;
-        let due = due.map_or(latest, |due| due.min(latest));
+        let tick = (!rests).then(|| tokio::time::Instant::now() + TICK);
+        let due = due.into_iter().chain(tick).min();
+        let sleep = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep_until(due) => {}
+            () = sleep => {}
             () = shared.clock.notified() => {
                 // What was told may only become due a moment later: never run hot.
                 tokio::time::sleep(Duration::from_micros(100)).await;
@@ -85,10 +102,7 @@ async fn metadata(shared: &Shared, pool: &Pool, log: LogId) {
             state.writer.poll_meta()
         };
         let Some(request) = request else {
-            tokio::select! {
-                () = shared.meta.notified() => {}
-                () = tokio::time::sleep(IDLE_TICK) => {}
-            }
+            shared.meta.notified().await;
             continue;
         };
         let reply = carry_out(pool, log, request).await;
@@ -108,6 +122,7 @@ async fn carry_out(pool: &Pool, log: LogId, request: MetaRequest) -> MetaReply {
     match pool.call(&request).await {
         Ok(Response::Nodes(nodes)) => MetaReply::Nodes(nodes),
         Ok(Response::View(Some(view))) => MetaReply::View(view),
+        Ok(Response::View(None)) | Err(CallError::Refused(Refusal::Deleted)) => MetaReply::Deleted,
         Ok(Response::Outcome(outcome)) => MetaReply::Outcome(outcome),
         Ok(other) => {
             tracing::warn!(

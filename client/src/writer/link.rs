@@ -17,32 +17,45 @@ use tokio::sync::Notify;
 /// First and longest pause between attempts to reach a node.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
-/// Keeps a stream to `node` for as long as the writer runs. Cancelled by being dropped.
-pub(super) async fn run(shared: Arc<Shared>, pool: Arc<Pool>, log: LogId, node: NodeId, wake: Arc<Notify>) {
+/// A writer's link to one node, for as long as the writer runs and the log is not parked.
+pub(super) struct Link {
+    pub(super) shared: Arc<Shared>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) log: LogId,
+    pub(super) node: NodeId,
+    pub(super) wake: Arc<Notify>,
+    /// How often the log had been parked when the link was made.
+    pub(super) parks: u64,
+}
+
+/// Keeps a stream to the node. Cancelled by being dropped.
+pub(super) async fn run(link: Link) {
+    let Link { shared, pool, log, node, wake, parks } = link;
     let mut pause = RECONNECT.0;
     loop {
         match connect(&pool, log, &node).await {
             Ok((session, send, frames)) => {
                 pause = RECONNECT.0;
                 {
-                    let mut state = shared.lock();
+                    let Some(mut state) = shared.lock_link(parks) else { return };
                     state.writer.handle_connected(shared.now(), &node, session.memory);
                     shared.pump(&mut state);
+                    shared.stir(&mut state);
                 }
                 wake.notify_one();
                 let why = tokio::select! {
-                    why = send_all(&shared, &node, &wake, send) => why,
-                    why = receive_all(&shared, &node, &wake, frames) => why,
+                    why = send_all(&shared, parks, &node, &wake, send) => why,
+                    why = receive_all(&shared, parks, &node, &wake, frames) => why,
                 };
+                let Some(mut state) = shared.lock_link(parks) else { return };
                 tracing::info!(%node, %why, "the stream to a node has ended");
-                let mut state = shared.lock();
                 state.writer.handle_disconnected(shared.now(), &node);
                 shared.pump(&mut state);
                 shared.wake_all(&state);
             }
             Err(why) => tracing::debug!(%node, %why, "a node cannot be reached"),
         }
-        if shared.lock().is_stopped() {
+        if shared.lock_link(parks).is_none() {
             return;
         }
         tokio::time::sleep(pause).await;
@@ -63,7 +76,7 @@ async fn connect(
 }
 
 /// Sends whatever the machine has for the node, as it comes. Returns why it cannot go on.
-async fn send_all(shared: &Shared, node: &NodeId, wake: &Notify, mut send: SendStream) -> String {
+async fn send_all(shared: &Shared, parks: u64, node: &NodeId, wake: &Notify, mut send: SendStream) -> String {
     let mut frames: Vec<Bytes> = Vec::new();
     loop {
         wake.notified().await;
@@ -72,7 +85,9 @@ async fn send_all(shared: &Shared, node: &NodeId, wake: &Notify, mut send: SendS
         loop {
             frames.clear();
             {
-                let mut state = shared.lock();
+                let Some(mut state) = shared.lock_link(parks) else {
+                    return "the writer wants no stream any more".to_owned();
+                };
                 shared.flush(&mut state);
                 if !gather(shared, &mut state, node, &mut frames) {
                     break;
@@ -81,9 +96,6 @@ async fn send_all(shared: &Shared, node: &NodeId, wake: &Notify, mut send: SendS
             if let Err(error) = send.write_all_chunks(&mut frames).await {
                 return error.to_string();
             }
-        }
-        if shared.lock().is_stopped() {
-            return "the writer has stopped".to_owned();
         }
     }
 }
@@ -104,18 +116,31 @@ fn gather(shared: &Shared, state: &mut State, node: &NodeId, frames: &mut Vec<By
             Transmit::Batches(..) => break,
         }
     }
-    !frames.is_empty()
+    let some = !frames.is_empty();
+    if some {
+        // What was sent must be answered in time.
+        shared.stir(state);
+    }
+    some
 }
 
 /// Takes in what the node answers. Returns why it cannot go on.
-async fn receive_all(shared: &Shared, node: &NodeId, wake: &Notify, mut frames: FrameReader) -> String {
+async fn receive_all(
+    shared: &Shared,
+    parks: u64,
+    node: &NodeId,
+    wake: &Notify,
+    mut frames: FrameReader,
+) -> String {
     loop {
         let mut next = match frames.next().await {
             Ok(Some(frame)) => Some(frame),
             Ok(None) => return "the node closed it".to_owned(),
             Err(error) => return error.to_string(),
         };
-        let mut state = shared.lock();
+        let Some(mut state) = shared.lock_link(parks) else {
+            return "the writer wants no stream any more".to_owned();
+        };
         let mut others = false;
         while let Some(frame) = next {
             match take_in(shared, &mut state, node, &frame) {

@@ -2,15 +2,22 @@
 //!
 //! The protocol's decisions are made by [`piculet_quorum::writer::Writer`]. Around it: [`state`]
 //! keeps the bytes and the waiting futures under one lock, [`link`] holds the stream to one node,
-//! [`background`] runs the clock and the metadata requests.
+//! [`background`] runs the clock and the metadata requests. When the writer is replaced, [`resolve`]
+//! reads what became of the entries that were on their way, and [`ending`] keeps it.
 
 mod background;
+mod ending;
 mod link;
+mod resolve;
 mod state;
+#[cfg(test)]
+mod tests;
+mod waiting;
 
 use crate::error::Error;
 use crate::options::ClientOptions;
 use crate::pool::Pool;
+use crate::record::Record;
 use crate::takeover::Taken;
 use piculet_quorum::ids::{Epoch, LogId, LogName, NodeId, Offset};
 use state::Shared;
@@ -25,6 +32,16 @@ use tokio::task::JoinHandle;
 /// Appends are queued in the order of the calls and acknowledged in that order; each returns a
 /// future that completes when the entry is safe. The futures need not be polled for the appends to
 /// go on, and dropping one does not take its append back.
+///
+/// When another writer takes the log over, appends that were on their way complete as soon as it is
+/// known what became of them: with their offset, or with [`Error::Fenced`] when they were not
+/// appended. That is read from the log's records once the other writer has sealed the segment, so it
+/// may take a while; after `ClientOptions::takeover_timeout`, or when the records are gone, they
+/// fail with [`Error::OutcomeUnknown`].
+///
+/// A log to which nothing is appended for `WriterOptions::idle_after` (60 s) is parked once all of
+/// it is archived: no node holds anything for it, and there is no traffic. The next append takes
+/// two round trips more, to the metadata, than others.
 ///
 /// Dropping the writer gives up what is not acknowledged yet: [`close`](Self::close) it.
 pub struct LogWriter {
@@ -57,23 +74,27 @@ pub struct WriterStatus {
     pub room: u64,
     /// Segments that were opened after the first.
     pub rolls: u64,
+    /// Whether the log is parked: nothing is on its way, and no node holds a segment for it.
+    pub parked: bool,
 }
 
 impl LogWriter {
     pub(crate) fn start(pool: Arc<Pool>, options: &ClientOptions, taken: Taken) -> Self {
         let (name, log, epoch) = (taken.name.clone(), taken.log, taken.record.value.epoch);
         let shared = Arc::new(Shared::new(options.writer, taken));
-        let background = tokio::spawn(background::run(Arc::clone(&shared), pool, log));
+        let patience = options.takeover_timeout;
+        let background = tokio::spawn(background::run(Arc::clone(&shared), pool, log, patience));
         Self { shared, background, name, log, epoch }
     }
 
-    /// Appends an entry of up to 16 MiB.
+    /// Appends an entry of up to 16 MiB, headers included; of these up to 64 KiB, encoded.
     ///
-    /// The future fails with [`Error::EntryTooLong`], [`Error::Overloaded`] or [`Error::Closed`]
-    /// when nothing was appended, and with [`Error::Fenced`] or [`Error::Stopped`] when that is
-    /// not known.
-    pub fn append(&self, payload: impl AsRef<[u8]>) -> Append {
-        self.append_batch(&[payload.as_ref()])
+    /// It is queued at once, in the order of the calls. The future fails with
+    /// [`Error::EntryTooLong`], [`Error::Overloaded`], [`Error::Closed`], [`Error::Fenced`] or
+    /// [`Error::Deleted`] when nothing was appended, and with [`Error::OutcomeUnknown`] or
+    /// [`Error::Stopped`] when that is not known.
+    pub fn append<'a>(&self, record: impl Into<Record<'a>>) -> Append {
+        self.append_records(&[record.into()])
     }
 
     /// Appends up to 65,536 entries, 16 MiB in all, that stay together: after any failure all of
@@ -82,8 +103,13 @@ impl LogWriter {
     ///
     /// It fails as that of [`append`](Self::append), and with [`Error::BatchSize`] when the batch
     /// is outside the limits.
-    pub fn append_batch(&self, payloads: &[impl AsRef<[u8]>]) -> Append {
-        let result = self.shared.append(payloads).map_err(Some);
+    pub fn append_batch<'a, R: Into<Record<'a>>>(&self, records: impl IntoIterator<Item = R>) -> Append {
+        let records: Vec<Record<'a>> = records.into_iter().map(Into::into).collect();
+        self.append_records(&records)
+    }
+
+    fn append_records(&self, records: &[Record<'_>]) -> Append {
+        let result = self.shared.append(records).map_err(Some);
         Append { shared: Arc::clone(&self.shared), result }
     }
 
@@ -92,18 +118,24 @@ impl LogWriter {
         self.shared.ready().await;
     }
 
-    /// Completes when everything appended before the call is acknowledged. Cancel-safe.
+    /// Completes when everything appended before the call is acknowledged. When another writer takes
+    /// the log over, completes once it is known what became of it. Cancel-safe.
     ///
     /// # Errors
-    /// As the futures of the appends.
+    /// As the futures of the appends: with [`Error::OutcomeUnknown`] when that is not known of one
+    /// of them, else with [`Error::Fenced`] when one was not appended.
     pub async fn flush(&self) -> Result<(), Error> {
         self.shared.flushed().await
     }
 
-    /// Waits for every acknowledgement, seals the log's last segment and stops.
+    /// Waits for every acknowledgement, seals the log's last segment and stops. Returns the offset
+    /// behind the last entry.
+    ///
+    /// Not cancel-safe: dropping the future drops the writer, closed or not.
     ///
     /// # Errors
-    /// When another writer has taken the log over, or the writer had stopped before.
+    /// [`Error::Fenced`] or [`Error::Deleted`] when the log was taken over or deleted, once it is
+    /// known what became of the appends; [`Error::Refused`] when the writer had stopped before.
     pub async fn close(self) -> Result<Offset, Error> {
         self.shared.close();
         self.shared.closed().await
@@ -144,6 +176,25 @@ impl Append {
             Ok(_) => Ok(()),
             Err(error) => Err(error.unwrap_or(Error::Closed)),
         }
+    }
+}
+
+impl std::fmt::Debug for LogWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, log, epoch, .. } = self;
+        let mut debug = f.debug_struct("LogWriter");
+        debug.field("name", name).field("log", log).field("epoch", epoch).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Append {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut debug = f.debug_struct("Append");
+        match &self.result {
+            Ok((first, last)) => debug.field("first", first).field("last", last),
+            Err(error) => debug.field("error", error),
+        };
+        debug.finish_non_exhaustive()
     }
 }
 

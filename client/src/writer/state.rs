@@ -1,20 +1,23 @@
 //! What a writer keeps under its lock: the protocol's machine, the encoded batches until they are
 //! released, and the tasks that wait for acknowledgements.
 
+use super::ending::{Ending, Stopped};
 use crate::error::Error;
+use crate::record::Record;
 use crate::takeover::Taken;
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::{Mutex, MutexGuard};
 use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchBuilder, BatchEnd};
 use piculet_quorum::entry::ENTRY_HEADER_BYTES;
-use piculet_quorum::ids::{Epoch, Index, NodeId, Offset, SegmentNumber, Timestamp};
+use piculet_quorum::ids::{Index, LogName, NodeId, Offset, SegmentNumber, Timestamp};
 use piculet_quorum::limits::{BATCH_BYTES_MAX, BATCH_BYTES_TARGET, BATCH_ENTRIES_MAX, ENTRY_BYTES_MAX};
+use piculet_quorum::meta::LogView;
 use piculet_quorum::time::Time;
 use piculet_quorum::wire::frame::{APPEND_HEAD_BYTES, append_head};
 use piculet_quorum::writer::{Transmit, Writer, WriterEvent, WriterOptions};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::{Instant, SystemTime};
 use tokio::sync::Notify;
 
@@ -22,8 +25,6 @@ use tokio::sync::Notify;
 const HEAD_BYTES: usize = APPEND_HEAD_BYTES + BATCH_HEADER_BYTES;
 /// Size of the blocks that appends are encoded into.
 const BLOCK_BYTES: usize = 1 << 20;
-/// Room that makes a writer ready: a few batches' worth.
-const READY_BYTES: u64 = 1 << 20;
 
 /// A writer, as its handle, its futures and its tasks share it.
 pub(super) struct Shared {
@@ -36,51 +37,48 @@ pub(super) struct Shared {
     /// Told when the set of nodes that a stream is wanted to may have changed.
     pub(super) nodes: Notify,
     /// Told when there is room again, or the writer has stopped.
-    room: Notify,
-    /// Told when more is acknowledged, or the writer has stopped.
-    committed: Notify,
-}
-
-/// Why no further append is acknowledged.
-#[derive(Clone, Debug)]
-enum Stopped {
-    Closed,
-    Fenced(Epoch),
-    Broken(String),
+    pub(super) room: Notify,
+    /// Told when more is acknowledged, the writer has stopped, or more is known of what it left.
+    pub(super) committed: Notify,
 }
 
 /// What is under the lock.
 pub(super) struct State {
     pub(super) writer: Writer,
-    open: Option<OpenBatch>,
+    name: LogName,
+    pub(super) open: Option<OpenBatch>,
     block: BytesMut,
     /// What the last entry taken leaves behind it.
     end: BatchEnd,
-    next: Offset,
+    pub(super) next: Offset,
     retained: BTreeMap<SegmentNumber, VecDeque<(Index, Bytes)>>,
     /// Tasks that wait for offsets from `committed` on.
-    waiters: VecDeque<Option<Waker>>,
-    committed: Offset,
-    stopped: Option<Stopped>,
+    pub(super) waiters: VecDeque<Option<Waker>>,
+    pub(super) committed: Offset,
+    pub(super) ending: Option<Ending>,
     closing: bool,
     rolls: u64,
+    /// How often the log was parked: links of an earlier time say nothing any more.
+    parks: u64,
     /// One per node, told when there may be something to send to it.
     links: BTreeMap<NodeId, Arc<Notify>>,
     /// Whether the clock's task has been told of a commit mark that waits to be sent.
     clock_told: bool,
+    /// Whether the clock's task sleeps until something is due, however far off.
+    clock_rests: bool,
     /// What a node said last about refusing.
     refusal: Option<String>,
 }
 
 /// Entries that have been taken and not been given their place yet.
-struct OpenBatch {
+pub(super) struct OpenBatch {
     builder: BatchBuilder,
     /// Room for the head, then the entries.
     bytes: BytesMut,
 }
 
 impl OpenBatch {
-    fn encoded(&self) -> usize {
+    pub(super) fn encoded(&self) -> usize {
         self.bytes.len() - APPEND_HEAD_BYTES
     }
 }
@@ -93,6 +91,7 @@ impl Shared {
         let next = writer.next_offset();
         let state = State {
             writer,
+            name: taken.name,
             open: None,
             block: BytesMut::new(),
             end,
@@ -100,11 +99,13 @@ impl Shared {
             retained: BTreeMap::new(),
             waiters: VecDeque::new(),
             committed: next,
-            stopped: None,
+            ending: None,
             closing: false,
             rolls: 0,
+            parks: 0,
             links: BTreeMap::new(),
             clock_told: false,
+            clock_rests: false,
             refusal: None,
         };
         Self {
@@ -132,47 +133,46 @@ impl Shared {
         self.state.lock()
     }
 
+    /// What a link to a node may go on with, if it was made since the log was parked last and the
+    /// writer has not stopped.
+    pub(super) fn lock_link(&self, parks: u64) -> Option<MutexGuard<'_, State>> {
+        let state = self.lock();
+        (!state.is_stopped() && state.parks == parks).then_some(state)
+    }
+
     /// Takes a batch. Returns the offsets of its first and last entry.
-    pub(super) fn append(&self, payloads: &[impl AsRef<[u8]>]) -> Result<(Offset, Offset), Error> {
+    pub(super) fn append(&self, records: &[Record<'_>]) -> Result<(Offset, Offset), Error> {
         let mut bytes = 0;
-        for payload in payloads {
-            let len = payload.as_ref().len();
+        for record in records {
+            let len = record.len();
             if len > ENTRY_BYTES_MAX {
                 return Err(Error::EntryTooLong(len));
             }
             bytes += ENTRY_HEADER_BYTES + len;
         }
-        let entries = payloads.len();
+        let entries = records.len();
         if entries == 0 || entries > BATCH_ENTRIES_MAX || BATCH_HEADER_BYTES + bytes > BATCH_BYTES_MAX {
             return Err(Error::BatchSize { entries, bytes: BATCH_HEADER_BYTES + bytes });
         }
         let mut state = self.lock();
-        if let Some(stopped) = &state.stopped {
-            return Err(match stopped {
-                Stopped::Fenced(epoch) => Error::Refused(format!(
-                    "another writer took the log over in epoch {epoch}; the entry was not appended"
-                )),
-                Stopped::Closed => Error::Closed,
-                Stopped::Broken(why) => {
-                    Error::Refused(format!("the writer stopped: {why}; the entry was not appended"))
-                }
-            });
+        if let Some(ending) = &state.ending {
+            return Err(ending.refusal());
         }
         if state.closing {
             return Err(Error::Closed);
         }
-        self.take(&mut state, payloads, bytes)
+        self.take(&mut state, records, bytes)
     }
 
     fn take(
         &self,
         state: &mut State,
-        payloads: &[impl AsRef<[u8]>],
+        records: &[Record<'_>],
         bytes: usize,
     ) -> Result<(Offset, Offset), Error> {
         let full = state.open.as_ref().is_some_and(|open| {
             open.encoded() + bytes > BATCH_BYTES_TARGET
-                || open.builder.count() as usize + payloads.len() > BATCH_ENTRIES_MAX
+                || open.builder.count() as usize + records.len() > BATCH_ENTRIES_MAX
         });
         if full {
             self.flush(state);
@@ -199,19 +199,26 @@ impl Shared {
             bytes.put_bytes(0, HEAD_BYTES);
             OpenBatch { builder: BatchBuilder::new(*end), bytes }
         });
-        for payload in payloads {
-            batch.builder.push(&[], payload.as_ref(), timestamp, &mut batch.bytes);
+        for record in records {
+            let headers = record.encoded_headers();
+            batch.builder.push(headers, record.payload(), timestamp, &mut batch.bytes);
         }
         *end = batch.builder.end();
         let first = state.next;
-        state.next = first.plus(payloads.len() as u64);
+        state.next = first.plus(records.len() as u64);
+        if state.writer.parked() {
+            // There is no link that would do it.
+            self.flush(state);
+        }
         state.wake_links();
+        self.stir(state);
         Ok((first, Offset(state.next.0 - 1)))
     }
 
     /// Gives the open batch its place, so that it can be sent.
     pub(super) fn flush(&self, state: &mut State) {
-        let Some(mut open) = state.open.take().filter(|_| state.stopped.is_none()) else { return };
+        let Some(mut open) = state.open.take().filter(|_| !state.is_stopped()) else { return };
+        let parked = state.writer.parked();
         let encoded = open.encoded();
         let (count, end) = (open.builder.count(), open.builder.end());
         let assigned = match state.writer.assign(self.now(), count, encoded as u64, end) {
@@ -236,63 +243,11 @@ impl Shared {
         let frame = open.bytes.split().freeze();
         state.block = open.bytes;
         state.retained.entry(assigned.place.segment).or_default().push_back((header.end(), frame));
-    }
-
-    /// Waits until everything taken before the call is acknowledged.
-    pub(super) async fn flushed(&self) -> Result<(), Error> {
-        let next = self.lock().next;
-        loop {
-            let notified = self.committed.notified();
-            tokio::pin!(notified);
-            notified.as_mut().enable();
-            {
-                let state = self.lock();
-                if state.committed >= next {
-                    return Ok(());
-                }
-                if let Some(stopped) = &state.stopped {
-                    return Err(stopped.error());
-                }
-            }
-            notified.await;
+        if parked {
+            self.wake_all(state);
         }
-    }
-
-    /// Whether the entry at `offset` is acknowledged; if that is not known yet, the task is woken
-    /// when it is.
-    pub(super) fn poll_append(&self, offset: Offset, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let mut state = self.lock();
-        if offset < state.committed {
-            return Poll::Ready(Ok(()));
-        }
-        if let Some(stopped) = &state.stopped {
-            return Poll::Ready(Err(stopped.error()));
-        }
-        let at = (offset.0 - state.committed.0) as usize;
-        if state.waiters.len() <= at {
-            state.waiters.resize(at + 1, None);
-        }
-        match &mut state.waiters[at] {
-            Some(waker) if waker.will_wake(context.waker()) => {}
-            slot => *slot = Some(context.waker().clone()),
-        }
-        Poll::Pending
-    }
-
-    /// Waits for room.
-    pub(super) async fn ready(&self) {
-        loop {
-            let notified = self.room.notified();
-            tokio::pin!(notified);
-            notified.as_mut().enable();
-            {
-                let state = self.lock();
-                let waiting = state.open.as_ref().map_or(0, OpenBatch::encoded) as u64;
-                if state.stopped.is_some() || state.writer.room() >= READY_BYTES + waiting {
-                    return;
-                }
-            }
-            notified.await;
+        if state.writer.has_request() {
+            self.meta.notify_one();
         }
     }
 
@@ -307,30 +262,44 @@ impl Shared {
         self.wake_all(&state);
     }
 
-    /// Waits until the writer has closed.
-    pub(super) async fn closed(&self) -> Result<Offset, Error> {
-        loop {
-            let notified = self.room.notified();
-            tokio::pin!(notified);
-            notified.as_mut().enable();
-            {
-                let state = self.lock();
-                match &state.stopped {
-                    Some(Stopped::Closed) => return Ok(state.committed),
-                    Some(stopped) => return Err(stopped.error()),
-                    None => {}
-                }
-            }
-            notified.await;
-        }
-    }
-
     /// The handle is gone: nobody appends or closes any more.
     pub(super) fn abandon(&self) {
         let mut state = self.lock();
-        if state.stopped.is_none() {
+        if !state.is_stopped() {
             self.stop(&mut state, Stopped::Broken("it was dropped".to_owned()));
         }
+        drop(state);
+        self.give_up("the writer was dropped before it was known".to_owned());
+    }
+
+    /// The first segment with entries of a replaced writer whose outcome is not known yet.
+    pub(super) fn unresolved(&self) -> Option<SegmentNumber> {
+        self.lock().ending.as_ref()?.unresolved()
+    }
+
+    /// What the metadata show of the log, now that another writes it; nothing when it is gone.
+    pub(super) fn learn(&self, view: Option<&LogView>) {
+        self.conclude(|ending, state| match view {
+            Some(view) => ending.learn(view, state.writer.epoch()),
+            None => ending.log_is_gone(),
+        });
+    }
+
+    /// What is not known of the last entries by now will stay unknown.
+    pub(super) fn give_up(&self, why: String) {
+        self.conclude(|ending, _| ending.give_up(why));
+    }
+
+    /// More is known of what a writer left behind: whoever waits for it is told.
+    fn conclude(&self, work: impl FnOnce(&mut Ending, &State)) {
+        let mut state = self.lock();
+        let Some(mut ending) = state.ending.take() else { return };
+        work(&mut ending, &state);
+        let appended = ending.appended(state.committed);
+        state.ending = Some(ending);
+        state.commit(appended);
+        state.wake_waiters();
+        self.committed.notify_waiters();
     }
 
     pub(super) fn status(&self) -> super::WriterStatus {
@@ -341,6 +310,7 @@ impl Shared {
             next: state.next,
             room: state.writer.room(),
             rolls: state.rolls,
+            parked: state.writer.parked(),
         }
     }
 
@@ -367,10 +337,13 @@ impl Shared {
                     tracing::warn!(%node, %segment, %why, "a member is given up; appends go on with the others");
                     wake_links = true;
                 }
-                WriterEvent::Fenced(epoch) => self.stop(state, Stopped::Fenced(epoch)),
-                WriterEvent::Deleted => {
-                    self.stop(state, Stopped::Broken("the log has been deleted".to_owned()))
+                WriterEvent::Parked => {
+                    tracing::debug!(log = %state.name, "nothing is appended: the log is parked");
+                    state.parked();
+                    self.nodes.notify_one();
                 }
+                WriterEvent::Fenced(epoch) => self.stop(state, Stopped::Fenced(epoch)),
+                WriterEvent::Deleted => self.stop(state, Stopped::Deleted),
                 WriterEvent::Closed => self.stop(state, Stopped::Closed),
                 WriterEvent::Broken(why) => self.stop(state, Stopped::Broken(why)),
             }
@@ -394,18 +367,25 @@ impl Shared {
         self.clock.notify_one();
     }
 
+    /// Something was sent or taken: a clock that rests must look what that makes due.
+    pub(super) fn stir(&self, state: &mut State) {
+        if std::mem::take(&mut state.clock_rests) {
+            self.clock.notify_one();
+        }
+    }
+
     fn stop(&self, state: &mut State, stopped: Stopped) {
         match &stopped {
             Stopped::Fenced(epoch) => tracing::warn!(%epoch, "another writer has taken the log over"),
+            Stopped::Deleted => tracing::warn!(log = %state.name, "the log was deleted"),
             Stopped::Broken(why) => tracing::error!(%why, "the writer has stopped"),
             Stopped::Closed => {}
         }
-        state.stopped = Some(stopped);
+        let sent = state.writer.unresolved().collect();
+        state.ending = Some(Ending::new(stopped, state.name.clone(), state.committed, sent));
         state.open = None;
         state.retained.clear();
-        for waker in state.waiters.drain(..).flatten() {
-            waker.wake();
-        }
+        state.wake_waiters();
         self.room.notify_waiters();
         self.committed.notify_waiters();
         self.wake_all(state);
@@ -437,12 +417,34 @@ impl State {
 
     /// Whether nothing more will be sent.
     pub(super) fn is_stopped(&self) -> bool {
-        self.stopped.is_some()
+        self.ending.is_some()
     }
 
-    /// The clock's task has looked.
-    pub(super) fn clock_looked(&mut self) {
+    /// How often the log was parked.
+    pub(super) fn parks(&self) -> u64 {
+        self.parks
+    }
+
+    /// The clock's task looks: returns whether nothing is on its way, so that it may rest.
+    pub(super) fn clock_looks(&mut self) -> bool {
         self.clock_told = false;
+        self.clock_rests = self.open.is_none() && self.committed == self.next;
+        self.clock_rests
+    }
+
+    /// The log is parked: its links end, and what a writer at work keeps at hand goes.
+    fn parked(&mut self) {
+        self.parks += 1;
+        self.wake_links();
+        self.links.clear();
+        self.block = BytesMut::new();
+        self.waiters = VecDeque::new();
+    }
+
+    fn wake_waiters(&mut self) {
+        for waker in self.waiters.drain(..).flatten() {
+            waker.wake();
+        }
     }
 
     /// A node refuses: the reason is given to whoever finds no room.
@@ -472,16 +474,6 @@ impl State {
         }
         if retained.is_empty() {
             self.retained.remove(&segment);
-        }
-    }
-}
-
-impl Stopped {
-    fn error(&self) -> Error {
-        match self {
-            Self::Closed => Error::Closed,
-            Self::Fenced(epoch) => Error::Fenced { epoch: *epoch },
-            Self::Broken(why) => Error::Stopped(why.clone()),
         }
     }
 }

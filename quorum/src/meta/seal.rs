@@ -4,6 +4,7 @@
 
 use super::{
     Key, LogRecord, Member, Record, Seal, SegmentEnd, SegmentRecord, SegmentState, Snapshot, Txn, Versioned,
+    Write,
 };
 use crate::ids::{Index, Level, LogId, NodeId, Revision, SegmentNumber};
 use crate::limits::{ACK_QUORUM, MEMBERS_MAX};
@@ -118,6 +119,10 @@ impl SealSegment {
             let key = Key::Segment(self.log, seal.segment);
             txn = txn.when(key.clone(), seal.read.revision);
             txn = txn.put(key, Record::Segment(seal.record(self.read.value.epoch)));
+            if seal.archived == seal.at.end {
+                // Nothing is left to upload, so the election of the uploader goes too.
+                txn.writes.push(Write::Delete(Key::Flush(self.log, seal.segment)));
+            }
             for (node, revision) in seal.holders.iter().chain(&seal.moved) {
                 txn = txn.when(Key::Incarnation(node.clone(), seal.read.value.level), *revision);
             }
@@ -309,7 +314,7 @@ mod tests {
     fn every_record_that_is_put_is_compared() {
         let txn = proposal().txn();
         for write in &txn.writes {
-            let super::super::Write::Put(key, _) = write else { panic!("only puts: {write:?}") };
+            let Write::Put(key, _) = write else { panic!("only puts: {write:?}") };
             assert!(txn.compares.iter().any(|(compared, _)| compared == key), "{key:?}");
         }
         let guard = Key::Part(LogId(7), SegmentNumber(3), Index(30));
@@ -343,7 +348,8 @@ mod tests {
             ..proposal.seal.clone().expect("it seals").read.value
         });
         let txn = proposal.txn();
-        assert!(txn.writes.iter().any(|w| matches!(w, super::super::Write::Put(_, r) if *r == archived)));
+        assert!(txn.writes.iter().any(|w| matches!(w, Write::Put(_, r) if *r == archived)));
+        assert!(txn.writes.contains(&Write::Delete(Key::Flush(LogId(7), SegmentNumber(3)))));
     }
 
     #[test]

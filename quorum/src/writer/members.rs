@@ -368,9 +368,9 @@ impl Segment {
         member.lost.as_ref().is_none_or(|lost| !lost.for_good() && member.held >= self.released)
     }
 
-    /// Whether it is frozen, and its end not known to be published.
+    /// Whether it exists and is frozen, and its end is not known to be published.
     pub(super) fn draining(&self) -> bool {
-        self.end.is_some() && self.sealed.is_none()
+        self.record.is_some() && self.end.is_some() && self.sealed.is_none()
     }
 
     pub(super) fn unsettled(&self) -> bool {

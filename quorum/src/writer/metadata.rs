@@ -1,7 +1,7 @@
 //! What the writer asks of the metadata: for its rolls, and while something is amiss.
 
 use super::members::Segment;
-use super::{REFRESH, Writer};
+use super::{REFRESH, Writer, WriterEvent};
 use crate::ids::{NodeId, SegmentNumber};
 use crate::meta::{LogView, TxnOutcome};
 use crate::time::Time;
@@ -28,6 +28,8 @@ pub enum MetaReply {
     View(Box<LogView>),
     /// To [`MetaRequest::Propose`]: the outcome is known.
     Outcome(TxnOutcome),
+    /// To any: the log has been deleted.
+    Deleted,
     /// To any: it failed; a transaction may have been carried out, or may yet be.
     Failed,
 }
@@ -65,6 +67,7 @@ impl Writer {
                 self.view_arrived(now, &view);
             }
             MetaReply::Outcome(outcome) => self.outcome_arrived(now, outcome),
+            MetaReply::Deleted => self.stop(WriterEvent::Deleted),
             MetaReply::Failed => self.meta_failed(now, asked == Asked::Propose),
         }
         self.consider_roll(now);
@@ -91,12 +94,15 @@ impl Writer {
     /// What only the metadata can tell, and when to look again: what became of a segment that does
     /// not drain or settle, and which nodes there are while members are wanting.
     pub(super) fn next_look(&self) -> Option<(Time, MetaRequest)> {
+        if self.parked() {
+            return None;
+        }
         let stuck = |segment: &&Segment| segment.draining() || segment.unsettled();
         let stuck = self.segments.iter().find(stuck).map(|segment| segment.number);
-        let short = self.segments.back().is_some_and(|segment| segment.short() && !self.closing());
+        let short = self.segments.back().is_some_and(|segment| segment.short() && !self.closing);
         let view = stuck.map(|number| (self.view_read.after(REFRESH), MetaRequest::View(number)));
         let nodes = short.then(|| (self.nodes_read.after(REFRESH), MetaRequest::Nodes));
-        view.into_iter().chain(nodes).min_by_key(|(at, _)| *at)
+        view.into_iter().chain(nodes).chain(self.archive_look()).min_by_key(|(at, _)| *at)
     }
 
     pub(super) fn refresh(&mut self, now: Time) {

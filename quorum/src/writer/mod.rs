@@ -2,25 +2,29 @@
 //!
 //! The driver encodes batches, keeps their bytes until they are released, holds one stream to each
 //! node, and carries out metadata requests. The machine says which range goes where. [`members`]
-//! follows what each member holds, [`roll`] seals a segment and opens the next, [`metadata`] says
-//! what is asked of the metadata, [`transmit`] what is sent.
+//! follows what each member holds, [`roll`] seals a segment and opens the next, [`park`] seals an
+//! idle one and opens none, [`metadata`] says what is asked of the metadata, [`transmit`] what is
+//! sent. [`assign`] gives out the indices.
 
+mod assign;
 mod members;
 mod metadata;
+mod park;
 mod roll;
 #[cfg(test)]
 mod tests;
 mod transmit;
 
+pub use assign::{AssignError, Assigned, Unresolved};
 pub use members::Lost;
 pub use metadata::{MetaReply, MetaRequest};
 pub use transmit::Transmit;
 
-use crate::batch::{BatchEnd, Place};
 use crate::glossary::Marks;
 use crate::ids::{Epoch, Incarnation, Index, Level, LogId, NodeId, Offset, SegmentNumber};
 use crate::limits::{
-    COMMIT_DELAY, MEMBER_TIMEOUT, RETRANSMIT_BYTES, SEGMENT_AGE, SEGMENT_BYTES, TRANSMIT_BYTES_TARGET,
+    COMMIT_DELAY, IDLE_AFTER, MEMBER_TIMEOUT, RETRANSMIT_BYTES, SEGMENT_AGE, SEGMENT_BYTES,
+    TRANSMIT_BYTES_TARGET,
 };
 use crate::meta::{LogRecord, SegmentRecord, Versioned};
 use crate::time::{Span, Time};
@@ -41,6 +45,8 @@ pub struct WriterOptions {
     pub segment_bytes: u64,
     /// A segment is rolled when it is this old and not empty.
     pub segment_age: Span,
+    /// The log is parked when nothing was appended for this long and everything is archived.
+    pub idle_after: Span,
     /// A commit mark is sent on its own when no append carries it within this time.
     pub commit_delay: Span,
     /// Bytes of batches that one transmission carries, but for the batch that reaches it.
@@ -54,6 +60,7 @@ impl Default for WriterOptions {
             retransmit_bytes: RETRANSMIT_BYTES as u64,
             segment_bytes: SEGMENT_BYTES,
             segment_age: SEGMENT_AGE,
+            idle_after: IDLE_AFTER,
             commit_delay: COMMIT_DELAY,
             transmit_bytes: TRANSMIT_BYTES_TARGET,
         }
@@ -79,6 +86,10 @@ pub struct Writer {
     nodes_read: Time,
     view_read: Time,
     roll: Roll,
+    /// Whether nothing more is to be appended: the last segment is sealed and no other follows.
+    closing: bool,
+    /// When an index was given out last.
+    appended: Time,
     retained: u64,
     committed: Offset,
     /// When a commit mark became known that no transmission has carried to everybody.
@@ -96,30 +107,6 @@ pub struct Writer {
     stopped: bool,
 }
 
-/// Where a batch was put.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Assigned {
-    /// Its segment, with the epoch.
-    pub place: Place,
-    /// Index of its first entry.
-    pub first: Index,
-    /// Offset of its first entry.
-    pub offset: Offset,
-    /// What is committed of that segment: the mark that the append carries.
-    pub commit: Index,
-}
-
-/// Why no index was given out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum AssignError {
-    /// Too much is kept for members that have not acknowledged it.
-    #[error("{0} bytes wait for acknowledgement, as many as the budget allows")]
-    NoRoom(u64),
-    /// The writer is closing, or has stopped.
-    #[error("the writer is closed")]
-    Closed,
-}
-
 /// Something that the driver must know.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum WriterEvent {
@@ -131,7 +118,12 @@ pub enum WriterEvent {
     MemberLost(NodeId, SegmentNumber, Lost),
     /// Indices are now given out in this segment, held by these nodes.
     Opened(SegmentNumber, Vec<NodeId>),
-    /// A later epoch has taken over: what is not committed has an unknown outcome.
+    /// The log is parked: sealed, with no segment open and nothing left to do. The driver ends its
+    /// streams, of which the machine knows nothing any more; the next index given out opens a
+    /// segment, and wants streams again.
+    Parked,
+    /// A later epoch has taken over: what became of what is not committed can be read from the
+    /// metadata, see [`Writer::unresolved`].
     Fenced(Epoch),
     /// The log has been deleted: nothing that is not committed is wanted any more.
     Deleted,
@@ -177,6 +169,8 @@ impl Writer {
             nodes_read: Time(0),
             view_read: now,
             roll: Roll::No,
+            closing: false,
+            appended: now,
             retained: 0,
             committed,
             unannounced: None,
@@ -190,58 +184,6 @@ impl Writer {
         };
         writer.watch_members(now);
         writer
-    }
-
-    /// Gives out indices for a batch of `count` entries and `bytes` encoded bytes that leaves `end`
-    /// behind it.
-    ///
-    /// # Errors
-    /// When too much waits for acknowledgement, or the writer is closing.
-    pub fn assign(
-        &mut self,
-        now: Time,
-        count: u32,
-        bytes: u64,
-        end: BatchEnd,
-    ) -> Result<Assigned, AssignError> {
-        if self.stopped || self.closing() {
-            return Err(AssignError::Closed);
-        }
-        self.observe(now);
-        if self.retained + bytes > self.options.retransmit_bytes && self.retained > 0 {
-            self.give_up_laggards();
-            self.consider_roll(now);
-            if self.retained + bytes > self.options.retransmit_bytes {
-                return Err(AssignError::NoRoom(self.retained));
-            }
-        }
-        self.retained += bytes;
-        if self.segments.len() == 1 {
-            // This append carries the mark.
-            self.unannounced = None;
-        }
-        let epoch = self.record.value.epoch;
-        let segment = self.segments.back_mut().expect("there is always a newest segment");
-        assert!(segment.end.is_none(), "no index is given out beyond a proposed end");
-        let first = segment.assign(count, bytes, end);
-        let (number, base, commit) = (segment.number, segment.base, segment.commit);
-        if segment.bytes >= self.options.segment_bytes {
-            self.consider_roll(now);
-        }
-        let place = Place { log: self.log, segment: number, epoch };
-        Ok(Assigned { place, first, offset: Offset::of(base, first), commit })
-    }
-
-    /// Bytes for which there is room before the oldest are released.
-    #[must_use]
-    pub fn room(&self) -> u64 {
-        self.options.retransmit_bytes.saturating_sub(self.retained)
-    }
-
-    /// Bytes that are kept until they are released.
-    #[must_use]
-    pub fn retained(&self) -> u64 {
-        self.retained
     }
 
     /// Whether a commit mark waits to be sent: then time matters soon.
@@ -277,18 +219,22 @@ impl Writer {
     }
 
     /// The nodes that the writer wants a stream to: members of its segments, and whoever may
-    /// become one.
+    /// become one. None while the log is parked.
     #[must_use]
     pub fn wanted(&self) -> BTreeMap<NodeId, Option<Vec<String>>> {
+        if self.parked() {
+            return BTreeMap::new();
+        }
         let addresses = |node: &NodeId| Some(self.nodes.get(node)?.running.as_ref()?.addresses.clone());
-        let members = self.segments.iter().flat_map(|segment| &segment.members);
+        let records = self.segments.iter().filter_map(|segment| segment.record.as_ref());
+        let members = records.flat_map(|record| &record.value.ensemble).map(|member| &member.node);
         let usable = self.nodes.iter().filter(|(_, view)| view.usable()).map(|(node, _)| node);
-        members.map(|member| &member.node).chain(usable).map(|node| (node.clone(), addresses(node))).collect()
+        members.chain(usable).map(|node| (node.clone(), addresses(node))).collect()
     }
 
     /// A stream to a node is up, to this life of its buffer.
     pub fn handle_connected(&mut self, now: Time, node: &NodeId, incarnation: Incarnation) {
-        if self.stopped {
+        if self.stopped || self.parked() {
             return;
         }
         self.observe(now);
@@ -357,6 +303,7 @@ impl Writer {
             segment.archived = segment.archived.max(index.min(segment.assigned));
         }
         self.advance(now, number);
+        self.consider_roll(now);
     }
 
     /// A member refused appends of a segment, or its opening.
@@ -425,7 +372,7 @@ impl Writer {
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        if self.stopped {
+        if self.stopped || self.parked() {
             return None;
         }
         let members =
@@ -437,7 +384,8 @@ impl Writer {
         // A tick while a member is waited for shows that this process runs: see `observe`.
         let watched = self.segments.iter().any(|segment| segment.watched(&self.links));
         let tick = watched.then(|| self.ran.after(Span(self.options.member_timeout.0 / 4)));
-        let all = members.chain(commit).chain(refresh).chain(age).chain(self.roll_deadline()).chain(tick);
+        let roll = self.roll_deadline().into_iter().chain(self.park_due());
+        let all = members.chain(commit).chain(refresh).chain(age).chain(roll).chain(tick);
         all.filter(|at| *at > self.ran).min()
     }
 
@@ -447,7 +395,7 @@ impl Writer {
     }
 
     /// Seals what is there and opens nothing: [`WriterEvent::Closed`] follows once all of it is
-    /// acknowledged and the seal published.
+    /// acknowledged and the seal published; at once when the log is parked.
     pub fn close(&mut self, now: Time) {
         self.start_closing(now);
     }
@@ -505,7 +453,8 @@ impl Writer {
         if self.roll == Roll::Closed && self.segments.iter().all(Segment::finished) {
             self.stop(WriterEvent::Closed);
         }
-        while self.segments.len() > 1 && self.segments[0].done() {
+        // One segment that exists is always kept: the next is created from what is known of it.
+        while self.segments.get(1).is_some_and(|next| next.record.is_some()) && self.segments[0].done() {
             self.segments.pop_front();
         }
     }

@@ -30,19 +30,20 @@ pub(super) enum Roll {
     Proposing { proposal: Box<SealSegment>, again: Option<Time> },
     /// The transaction was refused, and the log is being read, or will be at the time given.
     Checking { again: Option<Time> },
+    /// The newest segment is sealed, and a next one is created when something is appended.
+    Parked,
     /// The last segment is sealed and there is no next one.
     Closed,
 }
 
 impl Writer {
-    /// Whether the writer is closing: its newest segment is frozen and no other follows.
-    pub(super) fn closing(&self) -> bool {
-        self.segments.back().is_some_and(|segment| segment.end.is_some())
-    }
-
     pub(super) fn start_closing(&mut self, now: Time) {
-        if self.stopped || self.closing() {
+        if self.stopped || self.closing {
             return;
+        }
+        self.closing = true;
+        if self.parked() {
+            return self.stop(WriterEvent::Closed);
         }
         self.segments.back_mut().expect("there is always a newest segment").freeze();
         self.view_read = now;
@@ -50,9 +51,13 @@ impl Writer {
         self.drained(now);
     }
 
-    /// Starts a roll if there is a reason and none is under way.
+    /// Parks the log, or starts a roll, if there is a reason and none is under way.
     pub(super) fn consider_roll(&mut self, now: Time) {
-        if self.stopped || self.roll != Roll::No {
+        if self.stopped {
+            return;
+        }
+        self.consider_parking(now);
+        if self.roll != Roll::No {
             return;
         }
         let newest = self.segments.back().expect("there is always a newest segment");
@@ -61,10 +66,15 @@ impl Writer {
         let better = newest.members.len() < MEMBERS_MAX
             && now >= newest.created.after(REFRESH)
             && self.choose_ensemble().is_some_and(|ensemble| ensemble.len() > newest.members.len());
-        if self.closing() || old || full || newest.has_lost() || better {
-            self.roll = Roll::Reading { again: None };
-            self.ask(MetaRequest::Nodes);
+        if self.closing || old || full || newest.has_lost() || better {
+            self.read_nodes();
         }
+    }
+
+    /// Reads the nodes, on some of which a segment will be created.
+    pub(super) fn read_nodes(&mut self) {
+        self.roll = Roll::Reading { again: None };
+        self.ask(MetaRequest::Nodes);
     }
 
     /// A node that the roll may have been waiting for is there.
@@ -80,9 +90,14 @@ impl Writer {
     /// a segment with somebody who stays silent would have to be rolled again at once.
     fn choose_ensemble(&self) -> Option<Vec<(Member, Revision)>> {
         let newest = self.segments.iter().rev().find(|segment| segment.record.is_some())?;
+        // Of a segment that was parked, nothing is known of its members but that they were chosen.
+        let parked = newest.members.is_empty();
+        let chosen =
+            |member: &Member| newest.record.as_ref().is_some_and(|r| r.value.ensemble.contains(member));
         let rank = |member: &Member| match newest.members.iter().find(|known| known.node == member.node) {
             Some(known) if known.lost.is_none() => Some(0),
             None if self.suspects.get(&member.node).is_some_and(|until| self.alive < *until) => None,
+            None if parked && chosen(member) => Some(0),
             None => Some(1),
             Some(known) if known.incarnation != member.incarnation => Some(1),
             Some(known) => known.answers.then_some(2),
@@ -109,22 +124,22 @@ impl Writer {
         if !matches!(self.roll, Roll::Reading { .. }) {
             return;
         }
-        let frozen = self.segments.iter().any(Segment::draining);
+        let (frozen, creating) = (self.segments.iter().any(Segment::draining), self.creating());
         // A segment that holds appends already is created all the same, and closed after that.
-        let closing = self.closing() && self.segments.back().is_some_and(|newest| newest.record.is_some());
+        let closing = self.closing && self.segments.back().is_some_and(|newest| newest.record.is_some());
         let next = if closing { Some(Vec::new()) } else { self.choose_ensemble() };
         let Some(next) = next else {
             // Too few nodes can be reached; one that comes back is noticed at once.
             self.roll = Roll::Reading { again: Some(now.after(REFRESH)) };
             return;
         };
+        if creating {
+            return self.propose_segment(now, next);
+        }
         if !frozen {
-            let newest = self.segments.back_mut().expect("there is always a newest segment");
-            let end = newest.freeze();
+            self.segments.back_mut().expect("there is always a newest segment").freeze();
             self.view_read = now;
-            let base = newest.base.plus(end.end.0);
-            let (number, start) = (newest.number.plus(1), newest.at_assigned);
-            self.segments.push_back(Segment::pending(now, number, base, start));
+            self.follow(now);
         }
         self.roll = Roll::Draining { next };
         self.drained(now);
@@ -162,7 +177,7 @@ impl Writer {
             self.roll = Roll::Reading { again: Some(now.after(RETRY)) };
             return;
         }
-        let proposal = Box::new(SealSegment {
+        let proposal = SealSegment {
             log: self.log,
             read: self.record.clone(),
             seal: Some(SealOne {
@@ -179,26 +194,37 @@ impl Writer {
                 ensemble: next.clone(),
                 holder: self.holder.clone(),
             }),
-        });
+        };
+        self.propose(proposal);
+    }
+
+    pub(super) fn propose(&mut self, proposal: SealSegment) {
+        let proposal = Box::new(proposal);
         self.ask(MetaRequest::Propose(Proposal::Seal(proposal.clone())));
         self.roll = Roll::Proposing { proposal, again: None };
     }
 
     pub(super) fn outcome_arrived(&mut self, now: Time, outcome: TxnOutcome) {
         let Roll::Proposing { proposal, .. } = &self.roll else { return };
-        let sealed = proposal.seal.as_ref().expect("a roll seals").segment;
         match outcome {
             TxnOutcome::Applied(revision) => {
-                let settled = proposal.seal.as_ref().is_some_and(|seal| seal.settled());
+                let sealed = proposal.seal.as_ref().map(|seal| (seal.segment, seal.settled()));
                 let (record, created) = proposal.records();
                 self.record = Versioned { revision, value: record };
                 let created = created.map(|(number, value)| (number, Versioned { revision, value }));
-                self.rolled(now, sealed, settled, created);
+                self.rolled(now, sealed, created);
             }
             TxnOutcome::Refused => {
                 self.roll = Roll::Checking { again: None };
-                self.ask(MetaRequest::View(sealed));
+                self.check_again();
             }
+        }
+    }
+
+    /// Reads the log from the segment on that a refused transaction would have sealed or created.
+    fn check_again(&mut self) {
+        if let Some(segment) = self.segments.iter().find(|segment| segment.sealed.is_none()) {
+            self.ask(MetaRequest::View(segment.number));
         }
     }
 
@@ -209,37 +235,33 @@ impl Writer {
         match &mut self.roll {
             Roll::Reading { again } | Roll::Checking { again } => *again = later,
             Roll::Proposing { again, .. } if proposed => *again = later,
-            Roll::Proposing { .. } | Roll::No | Roll::Draining { .. } | Roll::Closed => {}
+            Roll::Proposing { .. } | Roll::No | Roll::Draining { .. } | Roll::Parked | Roll::Closed => {}
         }
     }
 
     pub(super) fn roll_deadline(&self) -> Option<Time> {
         match &self.roll {
             Roll::Reading { again } | Roll::Checking { again } | Roll::Proposing { again, .. } => *again,
-            Roll::No | Roll::Draining { .. } | Roll::Closed => None,
+            Roll::No | Roll::Draining { .. } | Roll::Parked | Roll::Closed => None,
         }
     }
 
     pub(super) fn roll_timeout(&mut self, now: Time) {
-        let first_open =
-            self.segments.iter().find(|segment| segment.sealed.is_none()).map(|segment| segment.number);
-        let request = match &mut self.roll {
+        match &mut self.roll {
             Roll::Reading { again } if again.is_some_and(|at| now >= at) => {
                 *again = None;
-                Some(MetaRequest::Nodes)
+                self.ask(MetaRequest::Nodes);
             }
             Roll::Checking { again } if again.is_some_and(|at| now >= at) => {
                 *again = None;
-                first_open.map(MetaRequest::View)
+                self.check_again();
             }
             Roll::Proposing { proposal, again } if again.is_some_and(|at| now >= at) => {
                 *again = None;
-                Some(MetaRequest::Propose(Proposal::Seal(proposal.clone())))
+                let again = MetaRequest::Propose(Proposal::Seal(proposal.clone()));
+                self.ask(again);
             }
-            _ => None,
-        };
-        if let Some(request) = request {
-            self.ask(request);
+            _ => {}
         }
         self.drained(now);
     }
@@ -269,39 +291,48 @@ impl Writer {
     /// records show now. The end stays the same whatever happens.
     fn refused_because(&mut self, now: Time, view: &LogView) {
         self.record = view.record.clone();
-        let Some(segment) = self.segments.iter_mut().find(|segment| segment.draining()) else {
+        let Some(segment) = self.segments.iter_mut().find(|segment| segment.sealed.is_none()) else {
             return;
         };
         let number = segment.number;
-        let Some(seen) = view.segments.get(&number) else {
+        let seen = view.segments.get(&number);
+        if segment.record.is_none() && view.record.value.next_segment == number {
+            // It was not created: the nodes may have changed since they were read.
+            return self.read_nodes();
+        }
+        let Some(seen) = seen else {
             self.roll = Roll::Checking { again: Some(now.after(RETRY)) };
             return;
         };
+        if segment.record.is_none() {
+            return self.rolled(now, None, Some((number, seen.record.clone())));
+        }
         if let Some(at) = seen.record.value.state.end() {
             if Some(*at) != segment.end {
                 let said = segment.end.map(|at| at.end);
                 let why = format!("segment {number} is sealed at {}, its writer said {said:?}", at.end);
                 return self.stop(WriterEvent::Broken(why));
             }
-            let settled = seen.record.value.settled();
+            let sealed = Some((number, seen.record.value.settled()));
             let created =
                 view.segments.get(&number.plus(1)).map(|next| (number.plus(1), next.record.clone()));
-            return self.rolled(now, number, settled, created);
+            return self.rolled(now, sealed, created);
         }
         segment.record = Some(seen.record.clone());
-        self.roll = Roll::Reading { again: None };
-        self.ask(MetaRequest::Nodes);
+        let parking = !self.closing && self.segments.back().is_some_and(|newest| newest.number == number);
+        if parking { self.propose_park(now) } else { self.read_nodes() }
     }
 
-    /// The seal is published, and the next segment, if one was wanted, exists.
+    /// The seal is published, and the next segment, if the transaction created one, exists.
     fn rolled(
         &mut self,
         now: Time,
-        sealed: SegmentNumber,
-        settled: bool,
+        sealed: Option<(SegmentNumber, bool)>,
         created: Option<(SegmentNumber, Versioned<SegmentRecord>)>,
     ) {
-        if let Some(segment) = self.segment(sealed) {
+        if let Some((number, settled)) = sealed
+            && let Some(segment) = self.segment(number)
+        {
             segment.sealed = Some(settled);
         }
         match created {
@@ -319,17 +350,13 @@ impl Writer {
                 self.watch_members(now);
                 self.events.push_back(WriterEvent::Opened(number, nodes));
             }
-            None if self.closing() => self.roll = Roll::Closed,
-            None => {
-                // A roll that does not close creates the next segment in the same transaction.
-                let why = format!("segment {sealed} was sealed without a next one, not by this writer");
-                return self.stop(WriterEvent::Broken(why));
-            }
+            // Something was appended while the log was being parked.
+            None if self.creating() => self.read_nodes(),
+            None if self.closing => self.roll = Roll::Closed,
+            None => self.park(now),
         }
-        self.advance(now, sealed);
-        if self.roll == Roll::Closed
-            && self.segments.iter().all(|s| s.end.is_some_and(|at| s.commit >= at.end))
-        {
+        self.advance_all(now);
+        if self.roll == Roll::Closed && self.segments.iter().all(Segment::finished) {
             self.stop(WriterEvent::Closed);
         }
     }

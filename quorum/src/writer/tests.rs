@@ -1,9 +1,11 @@
 //! One test per rule of the writer, over peers that answer at once, or not at all.
 
 mod append;
+mod park;
 mod rolls;
 
 use super::*;
+use crate::batch::BatchEnd;
 use crate::ids::{Chain, LogName, Nonce, Revision, Timestamp};
 use crate::meta::seal::SealSegment;
 use crate::meta::{
@@ -277,12 +279,13 @@ impl Bench {
         if let Some(proposal) = after {
             let (log, created) = proposal.records();
             record = Versioned { revision: Revision(77), value: log };
-            let seal = proposal.seal.as_ref().expect("a roll seals");
-            let holders = seal.holders.iter().map(|(node, _)| node.clone()).collect();
-            let sealed =
-                crate::meta::Seal { at: seal.at, by_epoch: Epoch(3), holders, settled: seal.settled() };
-            let old = segments.get_mut(&number).expect("just put");
-            old.record.value.state = SegmentState::Sealed(sealed);
+            if let Some(seal) = &proposal.seal {
+                let holders = seal.holders.iter().map(|(node, _)| node.clone()).collect();
+                let sealed =
+                    crate::meta::Seal { at: seal.at, by_epoch: Epoch(3), holders, settled: seal.settled() };
+                let old = segments.get_mut(&number).expect("just put");
+                old.record.value.state = SegmentState::Sealed(sealed);
+            }
             if let Some((number, value)) = created {
                 let archived = value.start();
                 let record = Versioned { revision: Revision(77), value };

@@ -3,6 +3,7 @@
 use crate::client::Stage;
 use crate::events::{Batch, ClientIx, Conn, Down, Event, Meta, MetaAnswer, NodeIx, Up};
 use crate::node::chain_over;
+use crate::outcomes::LeftOpen;
 use crate::store::LOG;
 use crate::world::{MS, World};
 use piculet_quorum::batch::{BatchEnd, BatchHeader};
@@ -59,7 +60,9 @@ impl World {
     pub(crate) fn client_appends(&mut self, me: ClientIx) {
         let (now, healing) = (self.time(), self.healing);
         let count = self.rng.between(1, 4);
-        let period = self.rng.between(MS / 2, 8 * MS);
+        let rests = self.rng.chance(15);
+        let period =
+            if rests { self.rng.between(50 * MS, 900 * MS) } else { self.rng.between(MS / 2, 8 * MS) };
         let first = self.next_id + 1;
         let Some(appender) = self.appender(me) else { return };
         if healing && appender.appended >= 200 {
@@ -71,7 +74,7 @@ impl World {
             chain = chain_over(chain, content);
         }
         let end = BatchEnd { chain, last_timestamp: Timestamp(now.0 / MS) };
-        let before = appender.end;
+        let (before, parked) = (appender.end, appender.writer.parked());
         match appender.writer.assign(now, count as u32, 100 * count, end) {
             Ok(Assigned { place, first: index, offset, commit }) => {
                 let header =
@@ -87,6 +90,10 @@ impl World {
             Err(AssignError::Closed) => return self.drive_appender(me),
         }
         self.schedule(period, Event::Append { client: me });
+        if parked {
+            let all: Vec<NodeIx> = (0..self.nodes.len()).collect();
+            self.dial(me, all);
+        }
         self.drive_appender(me);
     }
 
@@ -197,8 +204,13 @@ impl World {
             WriterEvent::MemberLost(..) => self.run.lost_members += 1,
             WriterEvent::Opened(..) => self.run.rolls += 1,
             WriterEvent::Deleted => panic!("nobody deletes the log"),
+            WriterEvent::Parked => {
+                self.run.parks += 1;
+                self.hang_up(me);
+            }
             WriterEvent::Fenced(_) => {
                 self.run.fenced += 1;
+                self.fenced(me);
                 self.end_client(me);
             }
             WriterEvent::Closed => {
@@ -209,6 +221,22 @@ impl World {
             }
             WriterEvent::Broken(why) => panic!("client {me} is broken: {why}"),
         }
+    }
+}
+
+impl World {
+    /// What the writer's application does not know yet must come out right.
+    fn fenced(&mut self, me: ClientIx) {
+        let Some(appender) = self.appender(me) else { return };
+        let sent: Vec<_> = appender.writer.unresolved().collect();
+        let epoch = appender.writer.epoch();
+        let left = appender.open.drain(..).map(|(offset, segment, batch)| {
+            let at = batch.header.first;
+            let sent = sent.iter().any(|s| s.segment == segment && s.from <= at && at < s.to);
+            LeftOpen { epoch, segment, batch, offset, decided: (!sent).then_some(false) }
+        });
+        let left: Vec<_> = left.collect();
+        self.left_open(left);
     }
 }
 

@@ -1,6 +1,7 @@
 //! What must hold after every event, named as in the protocol.
 
 use crate::events::Batch;
+use crate::outcomes::LeftOpen;
 use crate::store::LOG;
 use crate::upload::contents;
 use crate::world::World;
@@ -17,9 +18,11 @@ pub(crate) struct Truth {
     /// The content of every acknowledged offset.
     acked: BTreeMap<u64, u64>,
     /// The content of every offset that a reader was shown.
-    seen: BTreeMap<u64, u64>,
+    pub(crate) seen: BTreeMap<u64, u64>,
     marks: BTreeMap<(usize, Incarnation, SegmentNumber), Marks>,
     fences: BTreeMap<(usize, Incarnation), Epoch>,
+    /// Appends that writers had under way when they were fenced.
+    pub(crate) left_open: Vec<LeftOpen>,
 }
 
 impl Truth {
@@ -85,6 +88,9 @@ impl World {
                 self.check_part(*number, *first);
             }
         }
+        let open = self.store.unarchived().filter(|(_, record)| record.state == SegmentState::Open);
+        assert!(open.count() <= 1, "I4: two open segments");
+        self.decide_outcomes();
         outcome
     }
 

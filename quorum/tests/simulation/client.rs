@@ -76,7 +76,12 @@ impl World {
         client.stage = Stage::Gone;
         client.backlog.clear();
         client.asked = None;
-        let streams = std::mem::take(&mut client.streams);
+        self.hang_up(me);
+    }
+
+    /// The client ends all its streams.
+    pub(crate) fn hang_up(&mut self, me: ClientIx) {
+        let streams = std::mem::take(&mut self.clients[me].streams);
         for (conn, _) in streams.into_values() {
             self.break_link(conn);
         }
@@ -160,7 +165,7 @@ impl World {
         let answer = match meta {
             Meta::Look(from) => MetaAnswer::Look(Box::new((self.store.view(from), self.listed_nodes()))),
             Meta::Propose(proposal) => {
-                if self.holder_is_gone(&proposal) {
+                if self.holder_is_gone(&proposal) || self.members_are_gone(&proposal) {
                     return;
                 }
                 if let Proposal::Seal(seal) = &*proposal {
@@ -190,6 +195,18 @@ impl World {
             !node.forgot && seal.read.value.member(holder) == Some(node.incarnation)
         };
         !seal.settled() && !seal.holders.iter().any(|(holder, _)| lives(holder))
+    }
+
+    /// A segment whose members have mostly lost their memory before it exists is beyond what the
+    /// protocol promises to survive: such a proposal never reaches the store.
+    fn members_are_gone(&self, proposal: &Proposal) -> bool {
+        let Proposal::Seal(proposal) = proposal else { return false };
+        let Some(create) = &proposal.create else { return false };
+        let gone = create.ensemble.iter().filter(|(member, _)| {
+            let node = &self.nodes[self.node_ix(&member.node)];
+            node.forgot && node.incarnation == member.incarnation
+        });
+        gone.count() > 1
     }
 
     pub(crate) fn meta_answered(&mut self, me: ClientIx, id: u64, answer: MetaAnswer) {
@@ -237,7 +254,8 @@ impl World {
     }
 
     pub(crate) fn client_dial(&mut self, me: ClientIx, node: NodeIx) {
-        if self.clients[me].gone() || self.clients[me].streams.contains_key(&node) {
+        let parked = matches!(&self.clients[me].stage, Stage::Writing(appender) if appender.writer.parked());
+        if parked || self.clients[me].gone() || self.clients[me].streams.contains_key(&node) {
             return;
         }
         let conn = self.connect(me, node);

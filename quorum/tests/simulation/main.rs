@@ -11,6 +11,7 @@ mod client;
 mod events;
 mod faults;
 mod node;
+mod outcomes;
 mod reader;
 mod rng;
 mod store;

@@ -53,6 +53,10 @@ pub(crate) struct Run {
     pub(crate) lost_members: u64,
     pub(crate) parts: u64,
     pub(crate) no_room: u64,
+    pub(crate) parks: u64,
+    /// Appends of fenced writers, by what the metadata told of them.
+    pub(crate) found: u64,
+    pub(crate) cut_off: u64,
     /// Hash of all events; of several runs, of all of them.
     pub(crate) trace: u64,
 }
@@ -72,6 +76,9 @@ impl Run {
         self.lost_members += other.lost_members;
         self.parts += other.parts;
         self.no_room += other.no_room;
+        self.parks += other.parks;
+        self.found += other.found;
+        self.cut_off += other.cut_off;
         self.trace ^= other.trace;
     }
 
@@ -89,6 +96,9 @@ impl Run {
             ("lost members", self.lost_members),
             ("parts", self.parts),
             ("no room", self.no_room),
+            ("parks", self.parks),
+            ("appends of fenced writers that were found", self.found),
+            ("appends of fenced writers that were cut off", self.cut_off),
         ];
         for (what, count) in seen {
             assert!(count > 0, "no run had any: {what}");
@@ -131,6 +141,7 @@ impl World {
             retransmit_bytes: rng.between(3_000, 30_000),
             segment_bytes: rng.between(3_000, 20_000),
             segment_age: Span::millis(rng.between(300, 2_000)),
+            idle_after: Span::millis(rng.between(20, 400)),
             commit_delay: Span(rng.between(100, 2_000)),
             transmit_bytes: rng.between(100, 3_000),
         };
@@ -279,6 +290,7 @@ impl World {
             }
             if matches!(event, Event::Verdict) {
                 if self.finished() {
+                    self.check_outcomes();
                     break;
                 }
                 self.schedule(20 * MS, Event::Verdict);

@@ -77,7 +77,7 @@ async fn acknowledgements_come_in_order() {
         let writer = client.take_over(&name).await.expect("a new log is taken over");
         for round in 0..20 {
             let mut appends: Vec<_> =
-                (0..100).map(|n| writer.append(payload(round, n, (n * 37 % 5000) as usize))).collect();
+                (0..100).map(|n| writer.append(&payload(round, n, (n * 37 % 5000) as usize))).collect();
             let middle = appends.split_off(60);
             // Whichever completes, all before it have.
             for append in middle {

@@ -1,7 +1,7 @@
 //! Batches are cut into entries, and what does not continue is found.
 
 use super::super::batches::{Batch, Position, Sequence};
-use crate::Error;
+use crate::{Error, Headers};
 use bytes::Bytes;
 use piculet_quorum::batch::{BatchBuilder, BatchEnd, Place};
 use piculet_quorum::ids::{Chain, Epoch, Index, LogId, Offset, SegmentNumber, Timestamp};
@@ -51,6 +51,35 @@ fn entries_share_the_bytes_that_came() {
     }
     assert_eq!(taken.iter().map(|batch| batch.end.index.0).collect::<Vec<_>>(), [2, 3, 6]);
     assert_eq!(taken.iter().map(|batch| batch.bytes).sum::<usize>(), bytes.len());
+}
+
+/// A batch of one entry with these encoded headers.
+fn with_headers(encoded: &[u8]) -> Vec<u8> {
+    let (mut builder, mut body) = (BatchBuilder::new(START), Vec::new());
+    builder.push(&[], b"first", Timestamp(100), &mut body);
+    builder.push(encoded, b"payload", Timestamp(100), &mut body);
+    [&builder.header(Index(0), body.len()).encode(&PLACE)[..], &body].concat()
+}
+
+#[test]
+fn headers_are_cut_out_and_their_form_is_checked() {
+    let mut headers = Headers::default();
+    headers.push("id", b"7").unwrap();
+    headers.push("id", b"").unwrap();
+    headers.push("kind", b"x").unwrap();
+    let taken = take(at_start(), with_headers(headers.encoded())).unwrap();
+    let [first, second] = &taken[0].entries[..] else { panic!("two entries") };
+    assert_eq!((first.headers().count(), &first.payload[..]), (0, &b"first"[..]));
+    let found: Vec<_> = second.headers().collect();
+    assert_eq!(found, [("id", &b"7"[..]), ("id", b""), ("kind", b"x")]);
+    assert_eq!((second.header("kind"), second.header("none")), (Some(&b"x"[..]), None));
+    assert_eq!(&second.payload[..], b"payload");
+
+    let cut_off = &headers.encoded()[..headers.encoded().len() - 1];
+    let error = take(at_start(), with_headers(cut_off)).unwrap_err();
+    let Error::Damaged { index, what, .. } = &error else { panic!("{error}") };
+    assert_eq!(*index, Index(1));
+    assert!(what.contains("the value is cut off"), "{what}");
 }
 
 #[test]

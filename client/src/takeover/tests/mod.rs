@@ -75,7 +75,7 @@ async fn an_append_and_a_flush_that_wait_for_the_same_entry_both_complete() {
     let (client, name) = cluster.client_and_log().await;
     let writer = soon(client.take_over(&name)).await.unwrap();
     for n in 0..50 {
-        let append = writer.append(n.to_string());
+        let append = writer.append(&n.to_string());
         let (flush, other) = (writer.flush(), writer.flush());
         let (offset, ..) = soon(async { tokio::try_join!(append, flush, other) }).await.unwrap();
         assert_eq!(offset, Offset(n));

@@ -15,7 +15,8 @@ fn a_segment_is_rolled_by_size() {
 
 #[test]
 fn a_segment_is_rolled_by_age_unless_it_is_empty() {
-    let mut bench = bench();
+    let options = WriterOptions { idle_after: Span::secs(10_000), ..WriterOptions::default() };
+    let mut bench = bench_with(&["a", "b", "c"], &[], options);
     bench.pass(Span::secs(700));
     assert_eq!(bench.opened(), []);
     bench.appends(1);
@@ -79,6 +80,16 @@ fn a_refusal_by_a_later_epoch_fences() {
 }
 
 #[test]
+fn a_log_that_is_gone_stops_its_writer() {
+    let (mut bench, _) = rolling();
+    bench.answer(MetaReply::Deleted);
+    assert_eq!(bench.events.last(), Some(&WriterEvent::Deleted));
+    assert_eq!(bench.append(), Err(AssignError::Closed));
+    let left: Vec<_> = bench.writer.unresolved().collect();
+    assert_eq!(left, [], "what waits for the next segment was never sent");
+}
+
+#[test]
 fn an_end_that_is_not_the_writers_own_breaks_it() {
     let (mut bench, mut proposal) = rolling();
     bench.answer(MetaReply::Outcome(TxnOutcome::Refused));
@@ -89,12 +100,15 @@ fn an_end_that_is_not_the_writers_own_breaks_it() {
 }
 
 #[test]
-fn a_seal_without_the_next_segment_breaks_it_rather_than_panics() {
+fn a_seal_without_the_next_segment_is_followed_by_its_creation() {
     let (mut bench, mut proposal) = rolling();
     bench.answer(MetaReply::Outcome(TxnOutcome::Refused));
     proposal.create = None;
+    bench.hold = false;
     bench.answer(MetaReply::View(Box::new(bench.view(Some(&proposal)))));
-    assert!(matches!(bench.events.last(), Some(WriterEvent::Broken(_))), "{:?}", bench.events.last());
+    let creation = bench.proposals().pop().expect("it creates the segment that appends wait for");
+    assert_eq!((creation.seal, bench.opened()), (None, vec![(1, 3)]));
+    assert_eq!(bench.writer.committed(), Offset(3));
 }
 
 #[test]

@@ -1,0 +1,59 @@
+//! Appends that were under way when their writer was fenced: what the metadata tell of them must be
+//! what is in the log.
+
+use crate::events::Batch;
+use crate::world::World;
+use piculet_quorum::ids::{Epoch, Index, Offset, SegmentNumber};
+use piculet_quorum::outcome::{Fate, Outcome};
+
+/// An append whose future was open when its writer was fenced.
+#[derive(Debug)]
+pub(crate) struct LeftOpen {
+    /// The writer's.
+    pub(crate) epoch: Epoch,
+    pub(crate) segment: SegmentNumber,
+    pub(crate) batch: Batch,
+    pub(crate) offset: Offset,
+    /// Whether it was appended, once that is known.
+    pub(crate) decided: Option<bool>,
+}
+
+impl World {
+    pub(crate) fn left_open(&mut self, left: Vec<LeftOpen>) {
+        self.truth.left_open.extend(left);
+        self.decide_outcomes();
+    }
+
+    /// The metadata have changed: they may tell of some more.
+    pub(crate) fn decide_outcomes(&mut self) {
+        let mut left_open = std::mem::take(&mut self.truth.left_open);
+        for left in left_open.iter_mut().filter(|left| left.decided.is_none()) {
+            let view = self.store.view(left.segment);
+            let fate = Fate::of(&view, left.epoch, left.segment);
+            let header = left.batch.header;
+            let [first, last] = [header.first, Index(header.end().0 - 1)].map(|index| fate.outcome(index));
+            assert_eq!(first, last, "a batch is all there, or not at all: {left:?}");
+            left.decided = match first {
+                Outcome::Appended => Some(true),
+                Outcome::NotAppended => Some(false),
+                Outcome::Undecided => None,
+                Outcome::Unknown(why) => panic!("nobody trims or deletes the log: {why}"),
+            };
+        }
+        self.truth.left_open = left_open;
+    }
+
+    /// At the end, with everything archived and read: each is known, and it is so.
+    pub(crate) fn check_outcomes(&mut self) {
+        let left_open = std::mem::take(&mut self.truth.left_open);
+        for left in &left_open {
+            let decided = left.decided.unwrap_or_else(|| panic!("never decided: {left:?}"));
+            for (at, content) in (left.offset.0..).zip(left.batch.entries().map(|(_, content)| content)) {
+                let there = self.truth.seen.get(&at) == Some(&content);
+                assert_eq!(there, decided, "offset {at}, content {content}: {left:?}");
+            }
+            self.run.found += u64::from(decided);
+            self.run.cut_off += u64::from(!decided);
+        }
+    }
+}
