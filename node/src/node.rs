@@ -11,7 +11,7 @@ use crate::config::{NodeConfig, PasswordError};
 use crate::core::Core;
 use crate::membership::{self, Life, METADATA_WAIT, MembershipError};
 use crate::peers::Peers;
-use crate::server::{Server, ServerError};
+use crate::server::{self, Server, ServerError};
 use crate::view::{self, ViewError};
 use piculet_client::transport::{Identity, TlsError};
 use piculet_meta::MetaError;
@@ -158,6 +158,7 @@ impl Node {
         let identity = Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?;
         // Taken early, answered late: a port in use is found before the buffer's old life ends.
         let listener = admin::bind(config.admin).await?;
+        server::check_free(config.listen)?;
         let (core, life) = open(config).await?;
         let peers = Arc::new(Peers::new(Arc::clone(&core), identity.clone()));
         let server = Server::start(Arc::clone(&core), identity, Arc::clone(&peers)).await?;

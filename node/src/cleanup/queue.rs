@@ -1,6 +1,6 @@
 //! Which logs are to be cleaned, and when.
 
-use super::step;
+use super::step::{self, Step};
 use parking_lot::Mutex;
 use piculet_quorum::ids::{LogId, Timestamp};
 use piculet_quorum::meta::{Key, Record, Snapshot};
@@ -97,10 +97,8 @@ impl Queue {
                 (Key::Trim(log), Record::Trim(trim)) if trim.trim_offset.0 > 0 => {
                     state.trimmed.insert(*log);
                 }
-                (Key::Log(log), Record::Log(_)) => {
-                    if !matches!(step::of(*log, snapshot, now), step::Step::Nothing) {
-                        state.request(*log);
-                    }
+                (Key::Log(log), Record::Log(_)) if step::of(*log, snapshot, now) != Step::Nothing => {
+                    state.request(*log);
                 }
                 _ => {}
             }

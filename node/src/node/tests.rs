@@ -26,7 +26,12 @@ async fn a_node_starts_is_ready_and_stops() {
     let error = Node::start(same_port).await.err().unwrap();
     assert!(matches!(error, NodeError::Admin(AdminError::InUse { .. })), "{error}");
     let other_port = free_port().unwrap();
-    let same_dir = NodeConfig { admin: other_port.addr(), ..config };
+    let same_listen = NodeConfig { admin: other_port.addr(), ..config.clone() };
+    let error = Node::start(same_listen).await.err().unwrap();
+    assert!(matches!(error, NodeError::Server(ServerError::InUse { .. })), "{error}");
+    assert!(error.to_string().contains("`listen`"), "{error}");
+    let other_listen = free_port().unwrap();
+    let same_dir = NodeConfig { admin: other_port.addr(), listen: other_listen.addr(), ..config };
     let error = Node::start(same_dir).await.err().unwrap();
     assert!(matches!(error, NodeError::Arena(ArenaError::Busy { .. })), "{error}");
 

@@ -238,7 +238,8 @@ impl Appends<'_> {
                 Kind::Open | Kind::Commit if len > 0 => {
                     Now::Message(kind, Vec::with_capacity(len.min(256)), len)
                 }
-                _ => return Err(FrameError::Length { kind, len }),
+                Kind::Open | Kind::Append => return Err(FrameError::Length { kind, len }),
+                kind => return Err(FrameError::Misplaced { kind }),
             };
         } else if parser.head_len == APPEND_HEADERS_BYTES {
             parser.head_len = 0;

@@ -15,7 +15,8 @@ use piculet_client::transport::{
 use piculet_quorum::wire::codec;
 use piculet_quorum::wire::frame::Kind;
 use piculet_quorum::wire::message::{Refusal, Request, Response};
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -37,12 +38,39 @@ pub struct Server {
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
+    /// Another process has the port.
+    #[error("udp address {address} is in use: stop the process that has it, or choose another for `listen`")]
+    InUse {
+        /// The address.
+        address: SocketAddr,
+    },
     /// Its endpoint cannot be made.
     #[error(transparent)]
-    Endpoint(#[from] EndpointError),
+    Endpoint(EndpointError),
     /// Its thread or runtime cannot be made.
     #[error("cannot start the server's thread: {0}")]
     Thread(#[from] std::io::Error),
+}
+
+impl From<EndpointError> for ServerError {
+    fn from(error: EndpointError) -> Self {
+        match error {
+            EndpointError::InUse { address } => Self::InUse { address },
+            error => Self::Endpoint(error),
+        }
+    }
+}
+
+/// Finds out early whether a port is taken: before the server is started, which is the last step of
+/// a start and comes after the buffer's old life has ended.
+///
+/// # Errors
+/// When another process has it. Whatever else is wrong with the address, the server's start tells.
+pub fn check_free(address: SocketAddr) -> Result<(), ServerError> {
+    match UdpSocket::bind(address) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Err(ServerError::InUse { address }),
+        _ => Ok(()),
+    }
 }
 
 /// What every stream needs.

@@ -63,15 +63,23 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// No such kind in this version, or reserved bytes are used.
-    #[error("not a frame of piculet/1: prefix {0:02x?}")]
+    #[error(
+        "not a frame of piculet/1: its prefix is {0:02x?}, expected the number of a kind of frame and three zeros; the other side is of another version, or no piculet"
+    )]
     Unknown([u8; PREFIX_BYTES]),
     /// The body is longer or shorter than its kind may be.
-    #[error("a {kind:?} frame of {len} bytes is outside its limits")]
+    #[error("a {kind:?} frame of {len} bytes, expected {} to {} bytes", .kind.lengths().start(), .kind.lengths().end())]
     Length {
         /// The kind.
         kind: Kind,
         /// The length.
         len: usize,
+    },
+    /// A frame of this kind has no place in this stream.
+    #[error("a {kind:?} frame where none may come")]
+    Misplaced {
+        /// The kind.
+        kind: Kind,
     },
     /// A field has a value that it cannot have.
     #[error("a {kind:?} frame has {value} where only 0 or 1 may be")]
