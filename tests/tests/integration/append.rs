@@ -1,10 +1,11 @@
 //! What an application appends is what it reads.
 
 use futures::FutureExt;
-use piculet_client::Error;
+use piculet_client::{Client, Error};
 use piculet_quorum::ids::Offset;
 use piculet_quorum::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, ENTRY_BYTES_MAX};
-use piculet_tests::{Appender, Ledger, Setup, bounded, payload, read_all, with_stage};
+use piculet_quorum::time::Span;
+use piculet_tests::{Appender, Ledger, Setup, bounded, payload, read_all, until, with_stage};
 
 #[tokio::test]
 async fn entries_of_every_size_come_back_as_they_were() {
@@ -52,11 +53,11 @@ async fn a_batch_stays_together_and_what_exceeds_the_limits_is_refused() {
 
         let long = vec![0; ENTRY_BYTES_MAX + 1];
         assert!(matches!(writer.append(&long).await, Err(Error::EntryTooLong(len)) if len == long.len()));
-        assert!(matches!(writer.append_batch(&[b"fine", &long[..]]).await, Err(Error::EntryTooLong(_))));
+        assert!(matches!(writer.append_batch([b"fine", &long[..]]).await, Err(Error::EntryTooLong(_))));
         let many = vec![b"x"; BATCH_ENTRIES_MAX + 1];
         let large = vec![&long[..BATCH_BYTES_MAX / 2]; 2];
         for refused in
-            [writer.append_batch(&[b""; 0]), writer.append_batch(&many), writer.append_batch(&large)]
+            [writer.append_batch([b""; 0]), writer.append_batch(&many), writer.append_batch(&large)]
         {
             let error = refused.await.expect_err("it is outside the limits");
             assert!(matches!(error, Error::BatchSize { .. }) && !error.outcome_unknown(), "{error}");
@@ -101,7 +102,7 @@ async fn many_small_segments_are_one_log() {
         let (_, name) = stage.client_and_log().await;
         let mut options = stage.options();
         options.writer.segment_bytes = 64 << 10;
-        let client = piculet_client::Client::connect(options).await.expect("a node answers");
+        let client = Client::connect(options).await.expect("a node answers");
         let mut appender = Appender::new(client.take_over(&name).await.expect("it is taken over"));
         appender.pump_until("ten rolls", async |appender| appender.writer().status().rolls >= 10).await;
         let ledger = appender.close().await;
@@ -110,6 +111,30 @@ async fn many_small_segments_are_one_log() {
         assert!(log.view.segments.len() > 10, "{} segments", log.view.segments.len());
         stage.buffers_empty(&client).await;
         ledger.check(&read_all(&client, &name).await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_idle_log_is_parked_and_goes_on_with_the_next_append() {
+    with_stage(Setup::default(), async |stage| {
+        let (_, name) = stage.client_and_log().await;
+        let mut options = stage.options();
+        options.writer.idle_after = Span::millis(300);
+        let client = Client::connect(options).await.expect("a node answers");
+        let writer = client.take_over(&name).await.expect("a new log is taken over");
+        let mut expected = Ledger::default();
+        for round in 0..3 {
+            let payload = payload(1, round, 1000);
+            let append = bounded("it is acknowledged", writer.append(&payload)).await;
+            expected.acknowledged(append.expect("it is appended"), payload);
+            until("the log is parked", async || writer.status().parked.then_some(())).await;
+            stage.buffers_empty(&client).await;
+            let log = client.describe_log(&name).await.expect("it is there");
+            assert_eq!((log.view.open_segment(), log.view.record.value.holder.as_ref()), (None, None));
+        }
+        bounded("it closes", writer.close()).await.expect("it closes");
+        expected.check(&read_all(&client, &name).await);
     })
     .await;
 }
