@@ -6,8 +6,7 @@ use super::output::{Show, say};
 use super::{ConnectArgs, Failure, Output};
 use crate::progress::{Progress, size};
 use clap::Args;
-use piculet_client::{Client, Error, LogWriter};
-use piculet_quorum::headers::Headers;
+use piculet_client::{Client, Error, Headers, LogWriter, Record};
 use piculet_quorum::ids::{LogName, Offset};
 use piculet_quorum::limits::ENTRY_BYTES_MAX;
 use serde::Serialize;
@@ -220,11 +219,8 @@ impl Acks {
 
 /// Appends without waiting for the acknowledgement, but waits while there is no room.
 async fn append(writer: &LogWriter, entry: &EntryIn) -> Result<(), Error> {
-    if !entry.headers.encoded().is_empty() {
-        return Err(Error::Refused("writers take no headers yet: append without them".to_owned()));
-    }
     loop {
-        match writer.append(&entry.payload).queued() {
+        match writer.append(Record::new(&entry.payload).headers(&entry.headers)).queued() {
             Ok(()) => return Ok(()),
             Err(Error::Overloaded { .. }) => writer.ready().await,
             Err(error) => return Err(error),
