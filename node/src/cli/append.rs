@@ -6,8 +6,7 @@ use super::output::{Show, say};
 use super::{ConnectArgs, Failure, Output};
 use crate::progress::{Progress, size};
 use clap::Args;
-use piculet_client::{Client, Error, LogWriter};
-use piculet_quorum::headers::Headers;
+use piculet_client::{Client, Error, Headers, LogWriter, Record};
 use piculet_quorum::ids::{LogName, Offset};
 use piculet_quorum::limits::ENTRY_BYTES_MAX;
 use serde::Serialize;
@@ -24,8 +23,9 @@ another writer takes the log over meanwhile, or the nodes are lost, the message 
 offset everything is safe. SIGINT and SIGTERM end the input: what was read is appended, and the log
 is closed.
 
-A log has one writer. While another is alive the command fails, and says who that is; one that was
-killed is waited for, some seconds. --take-over does not wait, and stops the other.
+A log has one writer. While another is alive the command fails, and says who that is. One that was
+killed counts as alive until the nodes miss it, some seconds, and is then waited for, some more.
+--take-over does not wait, and stops the other.
 
 Examples:
   piculet append orders --file orders.ndjson     each line, with its newline, is an entry
@@ -163,7 +163,7 @@ async fn open(client: &Client, args: &AppendArgs) -> Result<LogWriter, Failure> 
     writer.map_err(|error| {
         let held = matches!(error, Error::Held { .. });
         let failure = Failure::from(error);
-        if held { failure.with("with --take-over it is taken from it") } else { failure }
+        if held { failure.with("--take-over does the latter") } else { failure }
     })
 }
 
@@ -220,11 +220,8 @@ impl Acks {
 
 /// Appends without waiting for the acknowledgement, but waits while there is no room.
 async fn append(writer: &LogWriter, entry: &EntryIn) -> Result<(), Error> {
-    if !entry.headers.encoded().is_empty() {
-        return Err(Error::Refused("writers take no headers yet: append without them".to_owned()));
-    }
     loop {
-        match writer.append(&entry.payload).queued() {
+        match writer.append(Record::new(&entry.payload).headers(&entry.headers)).queued() {
             Ok(()) => return Ok(()),
             Err(Error::Overloaded { .. }) => writer.ready().await,
             Err(error) => return Err(error),

@@ -74,6 +74,15 @@ fn exit_codes_are_documented() {
 }
 
 #[test]
+fn exit_codes_are_of_errors_that_there_are() {
+    let library = include_str!("../../../docs/CLIENT.md");
+    let codes = EXITS.iter().flat_map(|(_, _, codes)| codes.iter());
+    for code in codes.filter(|code| !["usage", "settings"].contains(code)) {
+        assert!(library.contains(&format!("| `{code}` |")), "docs/CLIENT.md lacks {code}");
+    }
+}
+
+#[test]
 fn every_command_is_documented() {
     let document = include_str!("../../../docs/CLI.md");
     for path in every_command() {
