@@ -58,7 +58,7 @@ async fn writing(client: &Client, log: &LogName) -> Done {
     }
 
     // The entries of a batch stay together: all of them are there or none.
-    let first = writer.append_batch(&["debit 5", "credit 5"]).await?;
+    let first = writer.append_batch(["debit 5", "credit 5"]).await?;
     assert_eq!(first, Offset(10));
 
     // Faster than the nodes take it: wait for room, and append again what was refused.

@@ -16,7 +16,6 @@ use crate::view::{self, ViewError};
 use piculet_client::transport::{Identity, TlsError};
 use piculet_meta::MetaError;
 use piculet_quorum::ids::{LogId, SegmentNumber};
-use piculet_quorum::limits::WRITER_TIMEOUT;
 use piculet_storage::{Arena, ArenaError, ObjectError, Objects, StoreError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -199,7 +198,8 @@ impl Node {
         });
         let (core, stop) = (Arc::clone(&self.core), self.stop.subscribe());
         self.tasks.spawn(async move {
-            abandoned::run(core, peers, WRITER_TIMEOUT, stop).await;
+            let writer_timeout = core.config.writer_timeout().into();
+            abandoned::run(core, peers, writer_timeout, stop).await;
             Ok(())
         });
         let (core, stop) = (Arc::clone(&self.core), self.stop.subscribe());

@@ -57,6 +57,7 @@ impl Peers {
         let mut options = ClientOptions::new(addresses, self.identity.clone());
         options.name = format!("node {}", self.core.id);
         options.transport = self.core.config.transport();
+        options.recovery = self.core.config.recovery();
         Ok(Client::connect(options).await?)
     }
 

@@ -1,6 +1,7 @@
 //! `piculet bench`: measures, and says with every figure what it was measured with.
 
 mod append;
+mod idle;
 mod suite;
 
 use crate::cli::{Failure, Output};
@@ -29,6 +30,14 @@ Examples:
   piculet bench suite
   piculet bench suite --seconds 2 --rounds 3 --output json")]
     Suite(suite::SuiteArgs),
+    /// Start a cluster on this machine and measure what idle logs cost it.
+    #[command(after_help = "\
+Each log is written to once and then left alone, its writer open, until it has parked.
+
+Examples:
+  piculet bench idle
+  piculet bench idle --logs 1000 --output json")]
+    Idle(idle::IdleArgs),
 }
 
 /// Runs a benchmark.
@@ -39,5 +48,6 @@ pub async fn run(command: BenchCommand, output: Output) -> Result<(), Failure> {
     match command {
         BenchCommand::Append(args) => append::run(args, output).await,
         BenchCommand::Suite(args) => suite::run(args, output).await,
+        BenchCommand::Idle(args) => idle::run(args, output).await,
     }
 }

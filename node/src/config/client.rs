@@ -3,12 +3,13 @@
 use super::form::{
     ADDRESSES, DATAGRAM, GIB, GRACE, KEEP_ALIVE, MIB, SILENCE, bytes, millis, text, up_to_an_hour,
 };
-use crate::settings::Fallback::{Bytes, Required, Text, Time};
+use crate::settings::Fallback::{Bytes, Required, Text, Time, Unset};
 use crate::settings::{Fallback, Kind, Schema, Setting, Settings, SettingsError, Sources};
 use piculet_client::ClientOptions;
 use piculet_client::transport::{Identity, MAX_DATAGRAM, TlsError};
 use piculet_quorum::limits::{
-    MEMBER_TIMEOUT, RECOVERY_GRACE, RECOVERY_SILENCE, RETRANSMIT_BYTES, SEGMENT_AGE, SEGMENT_BYTES,
+    IDLE_AFTER, MEMBER_TIMEOUT, RECOVERY_GRACE, RECOVERY_SILENCE, RETRANSMIT_BYTES, SEGMENT_AGE,
+    SEGMENT_BYTES, WRITER_TIMEOUT,
 };
 use piculet_quorum::time::Span;
 use piculet_quorum::writer::WriterOptions;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 /// What comes before the table in docs/CONFIGURATION.md.
 pub const INTRODUCTION: &str = "\
-Set in a file such as `piculet.toml`, with `PICULET_…`, or with flags of `append`, `read`, `log`, `status` and `bench append`.
+Set in a file such as `piculet.toml`, with `PICULET_…`, or with flags of `append`, `read`, `log`, `status`, `ping` and `bench append`.
 What they and all other commands but `node` log, `PICULET_LOG` says: a filter such as `warn,piculet_client=debug`.";
 
 /// The variable that names the file.
@@ -40,7 +41,7 @@ pub static SCHEMA: Schema = Schema {
     settings: &SETTINGS,
 };
 
-static SETTINGS: [Setting; 15] = [
+static SETTINGS: [Setting; 18] = [
     setting(
         "nodes",
         ADDRESSES,
@@ -58,6 +59,12 @@ static SETTINGS: [Setting; 15] = [
         text("a name"),
         Text("client"),
         "Name of the client: its files are NAME.pem and NAME.key.",
+    ),
+    setting(
+        "name",
+        text("a text of up to 128 bytes"),
+        Unset("process id and host name"),
+        "Who writes: what others are told who find a log taken.",
     ),
     setting(
         "max_datagram",
@@ -82,6 +89,12 @@ static SETTINGS: [Setting; 15] = [
         up_to_an_hour(100),
         Time(Duration::from_secs(30)),
         "How long a takeover waits for members of the last segment that it cannot do without.",
+    ),
+    setting(
+        "writer_timeout",
+        millis(1_000, 3_600_000),
+        time(WRITER_TIMEOUT),
+        "A log's writer that its nodes have missed for so long is taken to have gone.",
     ),
     setting(
         "read_timeout",
@@ -118,6 +131,12 @@ static SETTINGS: [Setting; 15] = [
         bytes(MIB, 16 * GIB),
         Bytes(RETRANSMIT_BYTES as u64),
         "Entries that a writer keeps until every member holds them.",
+    ),
+    setting(
+        "writer.idle_after",
+        millis(100, 24 * 3_600_000),
+        time(IDLE_AFTER),
+        "A writer parks when everything is archived and nothing was appended for so long.",
     ),
     setting(
         "recovery.grace",
@@ -164,17 +183,22 @@ impl ClientConfig {
         let file = |extension: &str| certs.join(format!("{identity}.{extension}"));
         let identity = Identity::load(&certs.join("ca.pem"), &file("pem"), &file("key"))?;
         let mut options = ClientOptions::new(settings.list("nodes"), identity);
+        if let Some(name) = settings.text_if_set("name") {
+            options.name = name;
+        }
         options.transport = super::transport(settings, "max_datagram", "keep_alive");
         options.writer = WriterOptions {
             member_timeout: settings.time("writer.member_timeout").into(),
             retransmit_bytes: settings.bytes("writer.retransmit_bytes"),
             segment_bytes: settings.bytes("writer.segment_bytes"),
             segment_age: settings.time("writer.segment_age").into(),
+            idle_after: settings.time("writer.idle_after").into(),
             ..WriterOptions::default()
         };
         options.recovery = super::recovery(settings);
         options.call_timeout = settings.time("call_timeout");
         options.takeover_timeout = settings.time("takeover_timeout");
+        options.writer_timeout = settings.time("writer_timeout");
         options.read_timeout = settings.time("read_timeout");
         options.read_ahead = settings.length("read_ahead");
         Ok(options)

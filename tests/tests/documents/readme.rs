@@ -188,7 +188,8 @@ async fn the_readme_can_be_tried_out() {
             dev = Some(process);
             let exports = until("it says how it is reached", async || {
                 let text = fs::read_to_string(&log).ok()?;
-                let exports: Vec<_> = text.lines().filter(|l| l.starts_with("export ")).map(str::to_owned).collect();
+                let exports: Vec<_> =
+                    text.lines().filter(|l| l.starts_with("export ")).map(str::to_owned).collect();
                 (exports.len() >= 2).then_some(exports)
             })
             .await;
