@@ -20,7 +20,7 @@ pub(super) enum CertsCommand {
     #[command(after_help = "\
 Examples:
   piculet certs ca
-  piculet certs ca --certs /root/piculet-ca --days 730")]
+  piculet certs ca --certs ~/piculet-ca --days 730")]
     Ca {
         #[command(flatten)]
         place: Place,

@@ -226,8 +226,14 @@ fn delete(cluster: &Cluster) {
 #[tokio::test]
 async fn nothing_is_known_of_a_deleted_log() {
     let Lopsided { cluster, client: _client, name: _, writer, batches } = lopsided(PATIENT).await;
-    delete(&cluster);
+    {
+        let mut meta = cluster.shared.meta.lock();
+        let (log, record) = (meta.log(), meta.record(meta.log()).value);
+        let taken = LogRecord { epoch: Epoch(2), writer: Nonce(9), ..record };
+        meta.put(Key::Log(log), Record::Log(taken));
+    }
     fence(&cluster).await;
+    delete(&cluster);
     let sent = soon(writer.append("too late")).await.unwrap_err();
     assert!(matches!(sent, Error::OutcomeUnknown { .. }), "{sent}");
     unknown(batches, "the log was deleted").await;

@@ -38,13 +38,15 @@ fn every_setting_reaches_the_client() {
 nodes = ["a:1"]
 certs = "certs"
 identity = "nobody"
+name = "me"
 max_datagram = "1400B"
 keep_alive = "300ms"
 call_timeout = "1s"
 takeover_timeout = "2s"
+writer_timeout = "8s"
 read_timeout = "3s"
 read_ahead = "1MiB"
-writer = { segment_bytes = "2MiB", segment_age = "4s", member_timeout = "50ms", retransmit_bytes = "3MiB" }
+writer = { idle_after = "9s", segment_bytes = "2MiB", segment_age = "4s", member_timeout = "50ms", retransmit_bytes = "3MiB" }
 recovery = { grace = "6ms", silence = "7s" }
 "#,
     )
@@ -57,6 +59,8 @@ recovery = { grace = "6ms", silence = "7s" }
     assert_eq!(options.nodes, ["b:1", "c:2"]);
     let (seconds, millis) = (Duration::from_secs, Duration::from_millis);
     assert_eq!((options.transport.max_datagram, options.transport.keep_alive), (1400, millis(300)));
+    assert_eq!((options.name.as_str(), options.writer_timeout), ("me", seconds(8)));
+    assert_eq!(Duration::from(options.writer.idle_after), seconds(9));
     assert_eq!((options.call_timeout, options.takeover_timeout), (seconds(1), seconds(2)));
     assert_eq!((options.read_timeout, options.read_ahead), (seconds(3), 1 << 20));
     let writer = WriterOptions {
