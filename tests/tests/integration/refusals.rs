@@ -87,7 +87,7 @@ async fn certificates_that_do_not_fit_are_told_apart() {
         certs::create_ca(&foreign, 1).expect("a CA");
         certs::issue_client(&foreign, "client", 1).expect("a client");
         read(&foreign).await.failed(8, &["CA"]);
-        read(&stage.dir().join("nowhere")).await.failed(1, &["nowhere/ca.pem"]);
+        read(&stage.dir().join("nowhere")).await.failed(8, &["nowhere/ca.pem"]);
         let other = stage.dir().join("other");
         certs::create_ca(&other, 1).expect("a CA");
         fs::copy(stage.cluster.certs().join("client.pem"), other.join("client.pem")).expect("it is there");
