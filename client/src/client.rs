@@ -47,7 +47,7 @@ pub struct NodeStatus {
 }
 
 impl Client {
-    /// Connects to the first node that answers, of those that the options name.
+    /// Connects to the first node that answers, of those that the options name. Cancel-safe.
     ///
     /// # Errors
     /// [`Error::NoNode`] when none answers; [`Error::Connect`], [`Error::Endpoint`] or
@@ -114,7 +114,7 @@ impl Client {
         reader::check_tail(&self.pool, &self.options, name, log).await
     }
 
-    /// Every log, in the order of their names.
+    /// Every log, in the order of their names. Cancel-safe.
     ///
     /// # Errors
     /// When no node answers.
@@ -137,7 +137,7 @@ impl Client {
         }
     }
 
-    /// A log and all of its segments.
+    /// A log and all of its segments. Cancel-safe.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such log; when no node answers.
@@ -147,7 +147,7 @@ impl Client {
         Ok(LogDescription { name: name.clone(), view })
     }
 
-    /// Every node that the metadata know, running or not.
+    /// Every node that the metadata know, running or not. Cancel-safe.
     ///
     /// # Errors
     /// When no node answers.
@@ -155,7 +155,7 @@ impl Client {
         Ok(self.pool.nodes().await?)
     }
 
-    /// How every running node is.
+    /// How every running node is. Cancel-safe.
     ///
     /// # Errors
     /// When the list of nodes cannot be read.
@@ -175,8 +175,8 @@ impl Client {
 
     /// Becomes the log's only writer, if no other is alive: finds out where the log's last segment
     /// ends, and opens a new one. A writer that ended without closing is waited for until enough
-    /// nodes have missed it for `writer_timeout`. Of several who open a log at the same time, one
-    /// does.
+    /// nodes have missed it for `writer_timeout`. One that is idle has parked after `idle_after`, and
+    /// counts as none. Of several who open a log at the same time, one does.
     ///
     /// Not cancel-safe: when the future is dropped the log may have a new epoch and no writer. The
     /// next one to open it waits for `writer_timeout` then.
@@ -221,6 +221,7 @@ impl Client {
 
     /// Reads a log from `start`. Without [`ReadOptions::follow`] the reader ends at the log's tail
     /// as of this call: every entry whose append was acknowledged before is among what it yields.
+    /// Cancel-safe.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Trimmed`] or [`Error::BeyondTail`] when there is nothing to
@@ -238,7 +239,7 @@ impl Client {
     }
 
     /// Closes every connection, those of writers and readers too, and waits for a moment until the
-    /// nodes know.
+    /// nodes know. When the future is dropped the connections are closed all the same.
     pub async fn close(&self) {
         // Nodes that are gone learn nothing however long one waits.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.pool.close()).await;

@@ -123,10 +123,10 @@ pub enum Error {
     #[error("cannot take the log over: {0}")]
     TakeOver(String),
     /// More members of the last segment have forgotten what they held than the protocol can make
-    /// up for: entries that were acknowledged may be lost. Nothing was changed: an operator has to
-    /// decide. What was archived can still be read.
+    /// up for: entries that were acknowledged may be lost. Nothing was changed. A reader
+    /// that starts at the earliest entry and follows sees what there is: copy that to another log.
     #[error(
-        "segment {segment} cannot be recovered: the buffers of {} are gone, and with them, perhaps, acknowledged entries; nothing was changed, and what is archived can be read: an operator has to decide",
+        "segment {segment} cannot be recovered: the buffers of {} are gone, and with them, perhaps, acknowledged entries; nothing was changed: read what there is from the earliest entry on, with follow, and go on in another log",
         names(nodes)
     )]
     Lost {

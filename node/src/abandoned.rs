@@ -16,8 +16,8 @@ use crate::rank::rank;
 use futures::future::join_all;
 use piculet_client::Error;
 use piculet_meta::MetaError;
-use piculet_quorum::ids::{Epoch, LogId, LogName, NodeId, SegmentNumber};
-use piculet_quorum::liveness::{Liveness, judge};
+use piculet_quorum::ids::{Epoch, Level, LogId, LogName, NodeId, SegmentNumber};
+use piculet_quorum::liveness::{self, Liveness, judge};
 use piculet_quorum::meta::{Key, LogRecord, Member, SegmentState, Versioned};
 use piculet_quorum::time::{Span, Time};
 use piculet_quorum::wire::message::{Refusal, WriterSeen};
@@ -106,6 +106,10 @@ enum NotRecovered {
     /// There is no reason to, or not yet.
     #[error("not now: {0}")]
     NotNow(String),
+    /// Too few of the segment's members are left that know what they held.
+    #[error("the buffers of {} are gone, and with them, perhaps, acknowledged entries: keep this node running, read what there is with `piculet read LOG --from earliest --follow`, and go on in another log",
+        .0.iter().map(NodeId::as_str).collect::<Vec<_>>().join(" and "))]
+    Lost(Vec<NodeId>),
     /// The metadata cannot be read.
     #[error("{0}")]
     Metadata(#[from] MetaError),
@@ -167,6 +171,14 @@ impl Guard {
                 return tracing::info!(%log, %name, %segment, "sealed a log whose writer has gone");
             }
             Err(error @ NotRecovered::NotNow(_)) => return tracing::debug!(%log, %segment, %error),
+            Err(error @ NotRecovered::Lost(_)) => {
+                tried.next = now.after(RETRY.1);
+                tried.failures = tried.failures.saturating_add(1);
+                if tried.failures == 1 {
+                    tracing::error!(%log, %segment, %error, "a log cannot be sealed, and its writer has gone");
+                }
+                return;
+            }
             Err(error) => error,
         };
         let pause = RETRY.0.0.saturating_mul(1 << tried.failures.min(16)).min(RETRY.1.0);
@@ -226,7 +238,12 @@ async fn attempt(
             return Err(NotRecovered::NotNow(format!("another member still has {who}")));
         }
         Liveness::Unsure => {
-            return Err(NotRecovered::NotNow("the members are not sure that its writer has gone".to_owned()));
+            let nodes = beyond_recovery(core, &ensemble).await?;
+            return Err(if nodes.is_empty() {
+                NotRecovered::NotNow("the members are not sure that its writer has gone".to_owned())
+            } else {
+                NotRecovered::Lost(nodes)
+            });
         }
     }
     let (client, name) = (peers.client().await?, read.value.name.clone());
@@ -243,6 +260,15 @@ async fn attempt(
     };
     metrics::recovery_failed();
     Err(result)
+}
+
+/// The members that have forgotten the segment, when they are too many.
+async fn beyond_recovery(core: &Core, ensemble: &[Member]) -> Result<Vec<NodeId>, NotRecovered> {
+    let key = |node: &NodeId| Key::Incarnation(node.clone(), Level::Memory);
+    let keys: Vec<Key> = ensemble.iter().map(|member| key(&member.node)).collect();
+    let now = core.meta.read(&keys, &[]).await?;
+    let current = |node: &NodeId| now.incarnation(&key(node)).map(|found| found.value.incarnation);
+    Ok(liveness::beyond_recovery(ensemble, current))
 }
 
 /// Reads the log and its segment, which must be as they are known here.
@@ -294,15 +320,16 @@ async fn ask(
     });
     for (node, answer) in join_all(asked).await {
         match answer {
-            Ok(Ok(seen)) => {
+            Ok(Ok(Some(seen))) => {
                 answers.insert(node.clone(), seen);
             }
-            Ok(Err(error)) => {
-                tracing::debug!(%log, %segment, %node, %error, "a member says nothing of a writer");
+            // Whoever has nothing of the segment has no stream to it either.
+            Ok(Ok(None) | Err(Error::NoNode(_))) | Err(_) => {
                 silent.insert(node.clone());
             }
-            Err(_) => {
-                silent.insert(node.clone());
+            // What it would say is open.
+            Ok(Err(error)) => {
+                tracing::debug!(%log, %segment, %node, %error, "a member says nothing of a writer");
             }
         }
     }

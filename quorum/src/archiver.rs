@@ -43,7 +43,7 @@ pub struct Sight {
     pub bytes: u64,
     /// Where the segment ends, when it is sealed.
     pub end: Option<Index>,
-    /// Whether waiting is out of place: memory runs short, a member is lost, or the node stops.
+    /// Whether waiting is out of place: memory runs short, or the node stops.
     pub urgent: bool,
     /// How many members come before this one in the order in which they stand for election.
     pub rank: u64,

@@ -8,7 +8,7 @@
 //! Safety does not rest on the judgement: whoever acts on it makes a new epoch, guarded by the
 //! record of the log that was judged.
 
-use crate::ids::{Epoch, NodeId};
+use crate::ids::{Epoch, Incarnation, NodeId};
 use crate::limits::ACK_QUORUM;
 use crate::meta::Member;
 use crate::quorums::fence_quorum;
@@ -69,10 +69,19 @@ pub fn judge(
     if gone >= quorum && (quorum > 1 || !undecided) { Liveness::Gone } else { Liveness::Unsure }
 }
 
+/// The members of an open segment that have forgotten it, when so many have that the others cannot
+/// tell any more where it ends; empty as long as they can. `current` is the life of a node's buffer,
+/// as the metadata have it. As long as the writer lives it knows the end, and rolls.
+#[must_use]
+pub fn beyond_recovery(ensemble: &[Member], current: impl Fn(&NodeId) -> Option<Incarnation>) -> Vec<NodeId> {
+    let moved = |member: &&Member| current(&member.node).is_some_and(|now| now > member.incarnation);
+    let moved: Vec<NodeId> = ensemble.iter().filter(moved).map(|member| member.node.clone()).collect();
+    if ensemble.len() - moved.len() < fence_quorum(ensemble.len()) { moved } else { Vec::new() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::Incarnation;
 
     const TIMEOUT: Span = Span::secs(5);
     const GONE: Option<u64> = Some(5_000);
@@ -157,5 +166,21 @@ mod tests {
     fn times_at_the_end_of_their_range_are_long() {
         let answers = [("a", seen(Some(u64::MAX))), ("b", seen(Some(u64::MAX)))];
         assert_eq!(judged(&THREE, &answers, &[]), Liveness::Gone);
+    }
+
+    #[test]
+    fn too_many_that_have_forgotten_are_named() {
+        let member = |name: &str| Member { node: node(name), incarnation: Incarnation(1) };
+        let lost = |members: &[&str], reborn: &[&str]| {
+            let ensemble: Vec<_> = members.iter().map(|name| member(name)).collect();
+            beyond_recovery(&ensemble, |node| {
+                Some(Incarnation(if reborn.contains(&node.as_str()) { 2 } else { 1 }))
+            })
+        };
+        assert!(lost(&["a", "b", "c"], &[]).is_empty());
+        assert!(lost(&["a", "b", "c"], &["c"]).is_empty());
+        assert_eq!(lost(&["a", "b", "c"], &["a", "c"]), [node("a"), node("c")]);
+        assert!(lost(&["a", "b"], &["a"]).is_empty());
+        assert_eq!(lost(&["a", "b"], &["a", "b"]), [node("a"), node("b")]);
     }
 }

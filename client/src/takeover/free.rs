@@ -9,7 +9,7 @@ use crate::pool::CallError;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use piculet_quorum::ids::{Epoch, NodeId, Revision, SegmentNumber};
-use piculet_quorum::liveness::{Liveness, judge};
+use piculet_quorum::liveness::{Liveness, beyond_recovery, judge};
 use piculet_quorum::meta::{LogRecord, LogView, Member, SegmentRecord, Versioned};
 use piculet_quorum::time::Span;
 use piculet_quorum::wire::message::{Refusal, Request, Response, WriterSeen};
@@ -68,7 +68,12 @@ impl Takeover<'_> {
                     match self.ask(&mut now, number, segment, record.value.epoch).await {
                         Liveness::Gone => return Ok(record.clone()),
                         Liveness::Alive { peer } => return Err(self.held(&record.value, peer)),
-                        Liveness::Unsure => doubt(&now, number, segment),
+                        Liveness::Unsure => {
+                            if now.since.elapsed() >= patience {
+                                self.still_known(number, segment).await?;
+                            }
+                            doubt(&now, number, segment)
+                        }
                     }
                 }
                 // A takeover is on its way, or was abandoned.
@@ -78,6 +83,14 @@ impl Takeover<'_> {
             judged = Some(now);
             self.pause(&why).await?;
         }
+    }
+
+    /// Checks that the members of a segment can still tell where it ends.
+    async fn still_known(&self, segment: SegmentNumber, record: &SegmentRecord) -> Result<(), Error> {
+        let nodes = self.pool.nodes().await?;
+        let current = |node: &NodeId| nodes.get(node).map(|view| view.incarnation(record.level).0);
+        let moved = beyond_recovery(&record.ensemble, current);
+        if moved.is_empty() { Ok(()) } else { Err(Error::Lost { segment, nodes: moved }) }
     }
 
     fn held(&self, record: &LogRecord, peer: Option<String>) -> Error {

@@ -12,7 +12,7 @@ use std::io::{self, Write};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Nodes and clients work together when their protocols are the same. A node reads what others have
-written when its formats are the same or newer.
+written when its formats are the same.
 
 Examples:
   piculet version

@@ -94,7 +94,7 @@ static SETTINGS: [Setting; 18] = [
         "writer_timeout",
         millis(1_000, 3_600_000),
         time(WRITER_TIMEOUT),
-        "A log's writer that its nodes have missed for so long is taken to have gone.",
+        "A log whose writer's stream has been gone for so long, at enough members, may be opened by another.",
     ),
     setting(
         "read_timeout",

@@ -318,6 +318,11 @@ fn settle(settings: &mut Settings) -> Vec<Refusal> {
         let expected = "s3://bucket/prefix or file:///directory: a node's own memory keeps nothing";
         refused.push(settings.refusal("store", expected));
     }
+    if settings.text("metadata").starts_with("memory:") {
+        let expected =
+            "etcd://host:port,…/prefix, etcds://… or sqlite:PATH: a node's own memory keeps nothing";
+        refused.push(settings.refusal("metadata", expected));
+    }
     settle_advertise(settings, &mut refused);
     settle_metadata(settings, &mut refused);
     refused

@@ -155,7 +155,7 @@ static SETTINGS: [Setting; 33] = [
         "writer_timeout",
         millis(1_000, 3_600_000),
         Time(time(WRITER_TIMEOUT)),
-        "A writer that has not been heard of for so long is taken to have gone.",
+        "A writer whose stream has been gone for so long, at enough members, has gone: the log is sealed.",
     ),
     setting(
         "recovery.grace",
