@@ -138,6 +138,10 @@ impl Guard {
                 due.push(found);
             }
         }
+        // Those that were tried longest ago first: what cannot be recovered now keeps nothing else waiting.
+        due.sort_by_key(|found| {
+            self.tried.get(&(found.log, found.segment)).map_or(Time(0), |tried| tried.next)
+        });
         self.tried.retain(|key, tried| tried.under_way || open.contains(key));
         for Abandoned { log, segment, epoch, .. } in due {
             if self.jobs.len() >= RECOVERIES_MAX {
@@ -216,7 +220,7 @@ fn candidate(
     if state.replica.has_appender(*number) {
         return None;
     }
-    let gone_since = local.writer.gone_since()?;
+    let gone_since = state.writer_gone_since(*number)?;
     let members = record.ensemble.iter().map(|member| &member.node);
     let rank = rank(&core.id, members, &log.id.0.to_le_bytes());
     Some(Abandoned { log: log.id, segment: *number, epoch, since: gone_since.max(epoch_since), rank })
@@ -354,7 +358,7 @@ impl Core {
         Ok(WriterSeen {
             incarnation: state.replica.incarnation(),
             epoch: state.epoch().0,
-            gone_ms: local.writer.gone_for(now).map(|gone| gone.0 / 1_000),
+            gone_ms: state.writer_gone_since(segment).map(|since| now.since(since).0 / 1_000),
             peer: local.writer.peer.clone(),
         })
     }

@@ -72,7 +72,7 @@ impl Fixture {
             ("name", name.to_owned()),
             ("listen", "127.0.0.1:1".to_owned()),
             ("admin", "127.0.0.1:2".to_owned()),
-            ("metadata", "memory:".to_owned()),
+            ("metadata", format!("sqlite:{}", self.dir.path().join("metadata.db").display())),
             ("store", format!("file://{}", self.objects().display())),
             ("drain_timeout", "20s".to_owned()),
             ("tls.ca", tls("ca.pem")),

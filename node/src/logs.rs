@@ -22,7 +22,7 @@ use piculet_quorum::batch::{BatchEnd, Place};
 use piculet_quorum::ids::{Epoch, Index, LogId, Revision, SegmentNumber};
 use piculet_quorum::meta::{Member, PartRow, SegmentRecord, StoreRevision, Versioned};
 use piculet_quorum::replica::{Learned, Replica};
-use piculet_quorum::time::{Span, Time};
+use piculet_quorum::time::Time;
 use piculet_storage::SegmentBuffer;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -108,12 +108,6 @@ impl WriterSight {
     #[must_use]
     pub fn gone_since(&self) -> Option<Time> {
         self.gone_since
-    }
-
-    /// For how long the writer has had no stream here; none while it has one.
-    #[must_use]
-    pub fn gone_for(&self, now: Time) -> Option<Span> {
-        Some(now.since(self.gone_since?))
     }
 }
 
@@ -246,6 +240,17 @@ impl LogState {
         for (number, local) in &mut self.segments {
             local.writer.note(self.replica.has_writer(*number), now);
         }
+    }
+
+    /// For how long the writer has had no stream to a segment, nor to another of the same epoch: it
+    /// may not know yet that it has rolled. None while it has one.
+    #[must_use]
+    pub fn writer_gone_since(&self, number: SegmentNumber) -> Option<Time> {
+        let local = self.segments.get(&number)?;
+        let same = |other: &&LocalSegment| other.record.value.epoch == local.record.value.epoch;
+        let gone: Option<Vec<Time>> =
+            self.segments.values().filter(same).map(|other| other.writer.gone_since()).collect();
+        gone?.into_iter().max()
     }
 
     /// The log's epoch as far as it is known here, and since when it is.

@@ -67,6 +67,12 @@ impl Offset {
         base.plus(index.0)
     }
 
+    /// The same of numbers that somebody else has given: none when there is no such offset.
+    #[must_use]
+    pub fn checked_of(base: Self, index: Index) -> Option<Self> {
+        base.0.checked_add(index.0).map(Self)
+    }
+
     /// The index of this offset in a segment that starts at `base`, if it is not before it.
     #[must_use]
     pub fn index_in(self, base: Self) -> Option<Index> {

@@ -21,6 +21,8 @@ use tokio::time::{Instant, sleep, timeout};
 const SILENT: Duration = Duration::from_millis(1000);
 /// Pause before members are asked again.
 const RETRY: Duration = Duration::from_millis(100);
+/// So many segments before the tail are looked at for one whose end is not settled.
+const SEGMENTS_BEFORE: u64 = 16;
 
 /// The place behind everything that was acknowledged when it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +74,7 @@ impl<'a> Search<'a> {
                     let state = again.segments.get(&number).map(|s| &s.record.value.state);
                     if state == Some(&SegmentState::Open) {
                         let at = LogPlace { segment: number, index };
-                        return Ok(Tail { at, offset: Offset::of(record.base, index) });
+                        return Ok(Tail { at, offset: offset(number, record, index)? });
                     }
                 }
                 Err(silent) => {
@@ -92,6 +94,7 @@ impl<'a> Search<'a> {
     /// which it is.
     async fn visible(&self, tail: Tail) -> Result<Offset, Error> {
         let LogPlace { segment: number, index } = tail.at;
+        self.settled_before(number).await?;
         while index > Index(0) {
             let view = self.view(Some(number)).await?;
             // What was trimmed has been archived.
@@ -102,7 +105,7 @@ impl<'a> Search<'a> {
                 self.ask_all(&mut cursor, number, record).await;
             }
             if reaches(&cursor, index) {
-                return Ok(Offset::of(record.base, cursor.end().map_or(index, |end| end.min(index))));
+                return offset(number, record, cursor.end().map_or(index, |end| end.min(index)));
             }
             let seen = cursor.visible();
             self.pause(|| {
@@ -111,6 +114,23 @@ impl<'a> Search<'a> {
             .await?;
         }
         Ok(tail.offset)
+    }
+
+    /// Waits until nothing before a segment is in its readers' way: the ends of those before it are
+    /// settled, or they are no longer there.
+    async fn settled_before(&self, number: SegmentNumber) -> Result<(), Error> {
+        if number == SegmentNumber(0) {
+            return Ok(());
+        }
+        let from = SegmentNumber(number.0.saturating_sub(SEGMENTS_BEFORE));
+        loop {
+            let view = self.view(Some(from)).await?;
+            let mut older = view.segments.range(from..number);
+            let Some((before, _)) = older.find(|(_, segment)| !segment.record.value.settled()) else {
+                return Ok(());
+            };
+            self.pause(|| format!("the end of segment {before} is not safe yet")).await?;
+        }
     }
 
     /// A view of the log, however long the metadata are away within the bound.
@@ -179,6 +199,12 @@ impl<'a> Search<'a> {
     }
 }
 
+/// The offset of an index in a segment, both as the nodes tell them.
+fn offset(segment: SegmentNumber, record: &SegmentRecord, index: Index) -> Result<Offset, Error> {
+    let what = || format!("the segment starts at offset {}, too far for that index", record.base);
+    Offset::checked_of(record.base, index).ok_or_else(|| Error::Damaged { segment, index, what: what() })
+}
+
 /// Whether everything below `index` is visible, or what is not was cut off.
 fn reaches(cursor: &Cursor, index: Index) -> bool {
     cursor.visible() >= cursor.end().map_or(index, |end| end.min(index))
@@ -190,4 +216,61 @@ fn end_of_sealed(view: &LogView) -> Tail {
     let sealed = last.and_then(|(number, s)| Some((*number, s.record.value.state.end()?.end)));
     let (segment, index) = sealed.unwrap_or((view.record.value.next_segment, Index(0)));
     Tail { at: LogPlace { segment, index }, offset: view.record.value.next_base }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Cluster, node_id, soon};
+    use crate::{Client, ClientOptions, Error};
+    use piculet_quorum::ids::{Epoch, Index, Offset, SegmentNumber};
+    use piculet_quorum::meta::{Key, Record, Seal, SegmentRecord, SegmentState};
+    use std::time::Duration;
+
+    const NODES: [&str; 3] = ["a", "b", "c"];
+
+    #[tokio::test]
+    async fn a_segment_behind_an_end_that_is_not_settled_has_no_tail_yet() {
+        let cluster = Cluster::start(&NODES);
+        let (client, name) = cluster.client_and_log().await;
+        let first = soon(client.take_over(&name)).await.unwrap();
+        soon(first.append("x0")).await.unwrap();
+        let second = soon(client.take_over(&name)).await.unwrap();
+        let (log, key) = (second.log(), Key::Segment(second.log(), SegmentNumber(0)));
+        let seal = |settled| {
+            let mut meta = cluster.shared.meta.lock();
+            let record = meta.segment(log, SegmentNumber(0)).unwrap().record.value;
+            let at = *record.state.end().unwrap();
+            let seal = Seal { at, by_epoch: Epoch(2), holders: vec![node_id("a")], settled };
+            let record = SegmentRecord { state: SegmentState::Sealed(seal), ..record };
+            meta.put(key.clone(), Record::Segment(record));
+        };
+        seal(false);
+        let next = cluster.shared.meta.lock().segment(log, SegmentNumber(1)).unwrap().record.value;
+        assert_eq!((next.state, next.base), (SegmentState::Open, Offset(1)), "nothing is in it");
+        let options = ClientOptions { read_timeout: Duration::from_millis(300), ..cluster.options(&["a"]) };
+        let hasty = soon(Client::connect(options)).await.unwrap();
+        let early = soon(hasty.check_tail(&name)).await;
+        let Err(Error::NoNode(why)) = early else { panic!("told too early: {early:?}") };
+        assert!(why.contains("the end of segment 0"), "{why}");
+        seal(true);
+        assert_eq!(soon(hasty.check_tail(&name)).await.unwrap(), Offset(1));
+    }
+
+    #[tokio::test]
+    async fn a_tail_beyond_the_last_offset_is_damage() {
+        let cluster = Cluster::start(&NODES);
+        let (client, name) = cluster.client_and_log().await;
+        let writer = soon(client.take_over(&name)).await.unwrap();
+        for _ in 0..3 {
+            soon(writer.append("x")).await.unwrap();
+        }
+        {
+            let mut meta = cluster.shared.meta.lock();
+            let record = meta.segment(writer.log(), SegmentNumber(0)).unwrap().record.value;
+            let record = SegmentRecord { base: Offset(u64::MAX - 1), ..record };
+            meta.put(Key::Segment(writer.log(), SegmentNumber(0)), Record::Segment(record));
+        }
+        let error = soon(client.check_tail(&name)).await.unwrap_err();
+        assert!(matches!(error, Error::Damaged { index: Index(3), .. }), "{error}");
+    }
 }

@@ -106,10 +106,7 @@ async fn metadata(shared: &Shared, pool: &Pool, log: LogId) {
             continue;
         };
         let reply = carry_out(pool, log, request).await;
-        let mut state = shared.lock();
-        state.writer.handle_meta(shared.now(), reply);
-        shared.pump(&mut state);
-        shared.wake_all(&state);
+        shared.answered(reply);
     }
 }
 

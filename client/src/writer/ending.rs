@@ -14,6 +14,8 @@ pub(super) enum Stopped {
     Fenced(Epoch),
     Deleted,
     Broken(String),
+    /// The application has dropped it.
+    Dropped,
 }
 
 /// What is known of entries that were not acknowledged when the writer stopped.
@@ -63,7 +65,7 @@ impl Ending {
     /// Why an append that is made now fails: nothing is appended.
     pub(super) fn refusal(&self) -> Error {
         match &self.why {
-            Stopped::Closed => Error::Closed,
+            Stopped::Closed | Stopped::Dropped => Error::Closed,
             Stopped::Fenced(epoch) => Error::Fenced { epoch: *epoch },
             Stopped::Deleted => Error::Deleted(self.name.clone()),
             Stopped::Broken(why) => {
@@ -77,6 +79,7 @@ impl Ending {
         match &self.why {
             Stopped::Closed => return Some(Err(Error::Closed)),
             Stopped::Broken(why) => return Some(Err(Error::Stopped(why.clone()))),
+            Stopped::Dropped => return Some(Err(Error::Stopped("it was dropped".to_owned()))),
             Stopped::Fenced(_) | Stopped::Deleted => {}
         }
         let overlaps = |first: Offset, behind: Offset| first < to && behind > from;

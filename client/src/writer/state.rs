@@ -14,7 +14,7 @@ use piculet_quorum::limits::{BATCH_BYTES_MAX, BATCH_BYTES_TARGET, BATCH_ENTRIES_
 use piculet_quorum::meta::LogView;
 use piculet_quorum::time::Time;
 use piculet_quorum::wire::frame::{APPEND_HEAD_BYTES, append_head};
-use piculet_quorum::writer::{Transmit, Writer, WriterEvent, WriterOptions};
+use piculet_quorum::writer::{MetaReply, Transmit, Writer, WriterEvent, WriterOptions};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::task::Waker;
@@ -251,6 +251,16 @@ impl Shared {
         }
     }
 
+    /// The answer to the metadata request that is out.
+    pub(super) fn answered(&self, reply: MetaReply) {
+        let mut state = self.lock();
+        // The machine must know of every entry before it parks the log: no link is left after that.
+        self.flush(&mut state);
+        state.writer.handle_meta(self.now(), reply);
+        self.pump(&mut state);
+        self.wake_all(&state);
+    }
+
     /// Takes no further append, and seals once all are acknowledged.
     pub(super) fn close(&self) {
         let mut state = self.lock();
@@ -266,7 +276,7 @@ impl Shared {
     pub(super) fn abandon(&self) {
         let mut state = self.lock();
         if !state.is_stopped() {
-            self.stop(&mut state, Stopped::Broken("it was dropped".to_owned()));
+            self.stop(&mut state, Stopped::Dropped);
         }
         drop(state);
         self.give_up("the writer was dropped before it was known".to_owned());
@@ -379,6 +389,10 @@ impl Shared {
             Stopped::Fenced(epoch) => tracing::warn!(%epoch, "another writer has taken the log over"),
             Stopped::Deleted => tracing::warn!(log = %state.name, "the log was deleted"),
             Stopped::Broken(why) => tracing::error!(%why, "the writer has stopped"),
+            Stopped::Dropped if state.committed < state.next => {
+                tracing::warn!(committed = %state.committed, next = %state.next, "a writer was dropped with appends on their way");
+            }
+            Stopped::Dropped => {}
             Stopped::Closed => {}
         }
         let sent = state.writer.unresolved().collect();
@@ -437,7 +451,9 @@ impl State {
         self.parks += 1;
         self.wake_links();
         self.links.clear();
+        assert!(self.open.is_none(), "entries without a place keep the log from being parked");
         self.block = BytesMut::new();
+        self.wake_waiters();
         self.waiters = VecDeque::new();
     }
 

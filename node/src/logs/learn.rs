@@ -134,13 +134,17 @@ impl Core {
     /// The log's record in a snapshot that was read for it, unless it is a tombstone. A log without
     /// a record never was, or its tombstone has gone as well: ids are never used again.
     fn learn_existence(&self, snapshot: &Snapshot, log: LogId) -> Option<Versioned<LogRecord>> {
+        // What is older than what is known says nothing: not that the log is gone, above all.
+        let known = snapshot.at >= self.applied();
         match snapshot.log(&Key::Log(log)) {
             Some(record) if record.value.deleted.is_some() => {
                 self.learn_log(snapshot.at, log, &record.value);
                 None
             }
             None => {
-                self.learn_deleted(snapshot.at, log);
+                if known {
+                    self.learn_deleted(snapshot.at, log);
+                }
                 None
             }
             alive => alive,

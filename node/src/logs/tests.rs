@@ -1,7 +1,8 @@
 use super::*;
 use crate::fixture::{Fixture, Writer};
+use piculet_meta::Metadata;
 use piculet_quorum::ids::Timestamp;
-use piculet_quorum::meta::Key;
+use piculet_quorum::meta::{Key, Txn, Write};
 use piculet_quorum::replica::Unanswered;
 use piculet_quorum::wire::message::{Address, Open, Refusal};
 
@@ -75,6 +76,23 @@ async fn a_deleted_log_is_dropped_with_its_memory_and_its_fence() {
     assert!(core.logs.get(writer.log).is_none() && core.logs.fences() == 0);
     core.learn_segments(&after);
     assert!(core.logs.get(writer.log).is_none(), "the tombstone is in the snapshot");
+}
+
+#[tokio::test]
+async fn metadata_that_went_back_delete_nothing() {
+    let fixture = Fixture::new();
+    let (core, life) = fixture.core("a").await;
+    let (other, other_life) = fixture.core("b").await;
+    let mut writer = Writer::create(&fixture.meta, 1, &[(&*core, life), (&*other, other_life)]).await;
+    let session = [(&*core, writer.open(&core).await)];
+    writer.append(&session, 100 << 10);
+    // Later than what a read of a restored backup shows, which lacks the log.
+    core.set_applied(StoreRevision(1_000_000));
+    let mut restored = Txn::default();
+    restored.writes.push(Write::Delete(Key::Log(writer.log)));
+    fixture.meta.commit(&restored).await.unwrap();
+    assert!(core.refresh_log(writer.log).await.unwrap().is_none(), "it is not shown");
+    assert!(core.arena.used_bytes() > 0, "and what is held stays");
 }
 
 #[tokio::test]

@@ -6,16 +6,25 @@ mod tests;
 
 use super::Shared;
 use super::control::{damaged, existing, refusal};
+use crate::cleanup::{TOMBSTONE_GRACE, wall_clock};
 use crate::peers::PeersError;
-use piculet_quorum::ids::{LogId, LogName, Offset, SegmentNumber};
+use piculet_quorum::ids::{LogId, LogName, Offset, SegmentNumber, Timestamp};
 use piculet_quorum::meta::delete::DeleteLog;
 use piculet_quorum::meta::seal::{SealOne, Unsound};
 use piculet_quorum::meta::takeover::TakeOver;
 use piculet_quorum::meta::trim::TrimLog;
-use piculet_quorum::meta::{Key, LogRecord, Range, SegmentState, Snapshot};
+use piculet_quorum::meta::{Key, LogRecord, Range, SegmentState, Snapshot, TxnOutcome};
 use piculet_quorum::replica::ChainAt;
 use piculet_quorum::wire::message::{Proposal, Refusal, Response};
 use std::sync::Arc;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// So many tails are searched for at a time for trims, each of which may take as long as a read.
+static SEARCHES: Semaphore = Semaphore::const_new(4);
+/// A segment behind so many others is only taken to be readable when none of these is in the way.
+const SEGMENTS_BEFORE: u64 = 16;
 
 /// Carries a client's transaction out, with the client's own compares; before that it checks that
 /// the proposal is sound, and true of the records that it names.
@@ -34,16 +43,24 @@ pub(super) async fn propose(shared: &Shared, proposal: &Proposal) -> Result<Resp
     };
     let parts = sealed.map(|one| Range::Parts(proposal.log(), one.segment));
     let now = meta.read(&keys, parts.as_slice()).await.map_err(refusal)?;
+    // What quotes another revision than the current one cannot be checked, and must not be tried: by
+    // then the revision that is quoted may be there, with another record.
+    if !txn.holds(&now) {
+        return Ok(Response::Outcome(TxnOutcome::Refused));
+    }
     match proposal {
         Proposal::Create(_) => {}
         Proposal::TakeOver(TakeOver { log, read, .. }) | Proposal::Delete(DeleteLog { log, read, .. }) => {
             let current = now.log(&Key::Log(*log));
-            if current.is_some_and(|log| log.revision == read.revision && log != *read) {
+            if current.as_ref() != Some(read) {
                 return Err(Refusal::Invalid(format!("the record of log {log} is not as proposed")));
             }
             // The compares would hold: a tombstone is a record like any other.
             if read.value.deleted.is_some() {
                 return Err(Refusal::Deleted);
+            }
+            if let Proposal::Delete(delete) = proposal {
+                check_clock(delete.at, wall_clock())?;
             }
         }
         Proposal::Trim(trim) => check_trim(shared, trim, &now).await?,
@@ -54,6 +71,16 @@ pub(super) async fn propose(shared: &Shared, proposal: &Proposal) -> Result<Resp
         check_seal(shared, proposal.log(), one, &now)?;
     }
     meta.commit(&txn).await.map(Response::Outcome).map_err(refusal)
+}
+
+/// Checks the time of a deletion: for how long the tombstone stays is counted from it.
+fn check_clock(at: Timestamp, now: Timestamp) -> Result<(), Refusal> {
+    if u128::from(at.0.abs_diff(now.0)) <= TOMBSTONE_GRACE.as_millis() {
+        return Ok(());
+    }
+    let why =
+        format!("a deletion at {at} ms since 1970, while this node's clock is at {now}: set the clocks");
+    Err(Refusal::Invalid(why))
 }
 
 /// Checks a seal against the parts that there are, and against what this node holds itself.
@@ -78,8 +105,7 @@ fn check_seal(shared: &Shared, log: LogId, one: &SealOne, now: &Snapshot) -> Res
 async fn check_trim(shared: &Shared, trim: &TrimLog, now: &Snapshot) -> Result<(), Refusal> {
     let record = existing(now, &Key::Log(trim.log)).ok_or(Refusal::Deleted)?.value;
     let current = now.trim(&Key::Trim(trim.log));
-    let quoted = current.is_none_or(|now| now.revision != trim.read.revision || now == trim.read);
-    if !quoted || trim.to <= trim.read.value.trim_offset {
+    if current.as_ref() != Some(&trim.read) || trim.to <= trim.read.value.trim_offset {
         let why = format!("log {} is trimmed up to {}", trim.log, trim.read.value.trim_offset);
         return Err(Refusal::Invalid(format!("{why}: trimming it up to {} is not sound", trim.to)));
     }
@@ -101,10 +127,16 @@ async fn check_trim(shared: &Shared, trim: &TrimLog, now: &Snapshot) -> Result<(
 async fn known_visible(shared: &Shared, log: LogId, record: &LogRecord) -> Result<Offset, Refusal> {
     let Some(newest) = record.next_segment.0.checked_sub(1).map(SegmentNumber) else { return Ok(Offset(0)) };
     let key = Key::Segment(log, newest);
-    let ranges = [Range::Parts(log, newest)];
+    let before = SegmentNumber(newest.0.saturating_sub(SEGMENTS_BEFORE));
+    let ranges = [Range::Parts(log, newest), Range::Segments(log, before)];
     let now = shared.core.meta.read(std::slice::from_ref(&key), &ranges).await.map_err(refusal)?;
     // Trimmed and deleted: then everything was visible.
     let Some(segment) = now.segment(&key).map(|segment| segment.value) else { return Ok(record.next_base) };
+    // What lies behind an end that is not settled cannot be read yet, committed or not.
+    let mut older = (before.0..newest.0).map(|number| now.segment(&Key::Segment(log, SegmentNumber(number))));
+    if older.any(|older| older.is_some_and(|older| !older.value.settled())) {
+        return Ok(Offset(0));
+    }
     let archived = now.row(log, newest).map_err(|first| damaged(log, newest, first))?.archived();
     let index = match &segment.state {
         SegmentState::Archived(at) => at.end,
@@ -116,24 +148,38 @@ async fn known_visible(shared: &Shared, log: LogId, record: &LogRecord) -> Resul
             marks.map_or(archived, |marks| marks.commit.max(archived))
         }
     };
-    Ok(segment.base.plus(index.0))
+    Offset::checked_of(segment.base, index).ok_or_else(|| {
+        let what = format!("segment {newest} of log {log} starts at {}, {index} is too far", segment.base);
+        Refusal::Unavailable(format!("metadata are damaged: {what}"))
+    })
 }
 
 /// The log's tail as its members have it. This node may not be one of them, or have heard less of
 /// what is committed than the client.
 async fn visible_tail(shared: &Shared, name: &LogName) -> Result<Offset, Refusal> {
     let (peers, log) = (Arc::clone(&shared.peers), name.clone());
-    let asked = shared
-        .background
-        .spawn(async move { Ok::<_, PeersError>(peers.client().await?.check_tail(&log).await?) });
-    let unavailable = |why: String| {
-        Refusal::Unavailable(format!(
-            "the tail of log {name} cannot be found out, so it is not trimmed: {why}"
-        ))
+    let search = async move { Ok::<_, PeersError>(peers.client().await?.check_tail(&log).await?) };
+    let found = match owned(&shared.background, &SEARCHES, search).await {
+        Ok(Ok(tail)) => return Ok(tail),
+        Ok(Err(error)) => error.to_string(),
+        Err(why) => why,
     };
-    match asked.await {
-        Ok(Ok(tail)) => Ok(tail),
-        Ok(Err(error)) => Err(unavailable(error.to_string())),
-        Err(error) => Err(unavailable(format!("the node is stopping: {error}"))),
+    let why = format!("the tail of log {name} cannot be found out, so it is not trimmed: {found}");
+    Err(Refusal::Unavailable(why))
+}
+
+/// Runs `work` elsewhere, if `slots` has one for it. It ends with whoever waits for it.
+async fn owned<T: Send + 'static>(
+    elsewhere: &Handle,
+    slots: &Semaphore,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, String> {
+    let Ok(_slot) = slots.try_acquire() else { return Err("too many are looked for already".to_owned()) };
+    let mut tasks = JoinSet::new();
+    tasks.spawn_on(work, elsewhere);
+    match tasks.join_next().await {
+        Some(Ok(done)) => Ok(done),
+        Some(Err(error)) => Err(format!("the node is stopping: {error}")),
+        None => unreachable!("one was spawned"),
     }
 }

@@ -358,10 +358,17 @@ mod tests {
         let range = |proposal: SealSegment| Proposal::Seal(Box::new(proposal)).check_range();
         assert_eq!(range(proposal()), Ok(()));
         assert!(range(edited(|p| seal(p).read.value.base = Offset(u64::MAX))).is_err());
+        // Entries and segments still come behind the end.
+        assert!(range(edited(|p| seal(p).at.end = Index(u64::MAX - 10 - 100))).is_err());
+        assert!(range(edited(|p| seal(p).at.end = Index(u64::MAX / 2 - 99))).is_err());
+        assert_eq!(range(edited(|p| seal(p).at.end = Index(u64::MAX / 2 - 100))), Ok(()));
+        assert!(range(edited(|p| p.read.value.next_segment = SegmentNumber(u64::MAX - 10))).is_err());
+        assert!(range(edited(|p| p.read.value.epoch = Epoch(u64::MAX - 10))).is_err());
+        assert!(range(edited(|p| p.read.revision = Revision(0))).is_err(), "there is no such record");
         assert!(range(edited(|p| p.read.value.next_segment = SegmentNumber(u64::MAX))).is_err());
         assert!(range(edited(|p| seal(p).segment = SegmentNumber(u64::MAX))).is_err());
         let mut read = proposal().read;
-        read.value.epoch = Epoch(u64::MAX);
+        read.value.epoch = Epoch(u64::MAX - 10);
         let takeover =
             crate::meta::takeover::TakeOver { log: LogId(1), read, writer: Nonce(1), holder: String::new() };
         assert!(Proposal::TakeOver(takeover).check_range().is_err());

@@ -2,6 +2,7 @@
 
 use super::key::{Key, Range};
 use super::record::Record;
+use super::view::Snapshot;
 use crate::ids::Revision;
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +49,13 @@ impl Txn {
             self.compares.push((key, revision));
         }
         self
+    }
+
+    /// Whether every compare holds in `now`, for which the keys compared were read. Revisions never
+    /// come back: a key that has moved on stays so, and one that quotes what is not yet made it up.
+    #[must_use]
+    pub fn holds(&self, now: &Snapshot) -> bool {
+        self.compares.iter().all(|(key, revision)| now.revision(key) == *revision)
     }
 
     /// Adds a put.

@@ -2,18 +2,21 @@
 
 use crate::batch::Place;
 use crate::ids::{
-    Chain, Epoch, Incarnation, Index, Level, LogId, LogName, NodeId, Nonce, Revision, SegmentNumber,
+    Chain, Epoch, Incarnation, Index, Level, LogId, LogName, NodeId, Nonce, Offset, Revision, SegmentNumber,
     Timestamp,
 };
 use crate::limits::HOLDER_BYTES_MAX;
 use crate::meta::create::CreateLog;
 use crate::meta::delete::DeleteLog;
-use crate::meta::seal::{SealOne, SealSegment, Unsound};
+use crate::meta::seal::{CreateOne, SealOne, SealSegment, Unsound};
 use crate::meta::takeover::TakeOver;
 use crate::meta::trim::TrimLog;
-use crate::meta::{LogView, NodeRecord, NodeState, TxnOutcome};
+use crate::meta::{LogRecord, LogView, NodeRecord, NodeState, TxnOutcome, Versioned};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// No number that a client proposes to count on from is above it: what comes behind never overflows.
+const FAR: u64 = u64::MAX / 2;
 
 /// First frame of a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -343,30 +346,42 @@ impl Proposal {
         }
     }
 
-    /// Checks what a client may have made up: numbers at the end of their range, from which nothing
-    /// can be counted on, and texts without end.
+    /// Checks what a client may have made up: numbers so near the end of their range that counting on
+    /// from them would reach it, records that do not exist, and texts without end.
     ///
     /// # Errors
     /// With what is wrong; there is no transaction then.
     pub fn check_range(&self) -> Result<(), Unsound> {
+        let log = |read: &Versioned<LogRecord>| {
+            read.revision > Revision(0) && read.value.epoch.0 <= FAR && read.value.next_segment.0 <= FAR
+        };
         let sane = match self {
-            Self::Create(_) | Self::Trim(_) => true,
-            Self::Delete(delete) => delete.read.value.epoch.0 < u64::MAX,
-            Self::TakeOver(takeover) => {
-                takeover.read.value.epoch.0 < u64::MAX && takeover.holder.len() <= HOLDER_BYTES_MAX
-            }
+            Self::Create(_) => true,
+            Self::Trim(trim) => trim.read.revision > Revision(0),
+            Self::Delete(delete) => log(&delete.read),
+            Self::TakeOver(takeover) => log(&takeover.read) && takeover.holder.len() <= HOLDER_BYTES_MAX,
             Self::Seal(seal) => {
-                let end = |one: &SealOne| one.read.value.base.0.checked_add(one.at.end.0).is_some();
-                let holder = seal.create.as_ref().and_then(|create| create.holder.as_ref());
-                seal.read.value.next_segment.0 < u64::MAX
-                    && holder.is_none_or(|holder| holder.len() <= HOLDER_BYTES_MAX)
-                    && seal.seal.as_ref().is_none_or(|one| end(one) && one.segment.0 < u64::MAX)
+                let one = |one: &SealOne| {
+                    let end = Offset::checked_of(one.read.value.base, one.at.end);
+                    one.read.revision > Revision(0)
+                        && end.is_some_and(|end| end.0 <= FAR)
+                        && one.segment.0 <= FAR
+                        && one.holders.iter().chain(&one.moved).all(|(_, revision)| *revision > Revision(0))
+                };
+                let create = |create: &CreateOne| {
+                    create.holder.as_ref().is_none_or(|holder| holder.len() <= HOLDER_BYTES_MAX)
+                        && create.ensemble.iter().all(|(_, revision)| *revision > Revision(0))
+                };
+                log(&seal.read)
+                    && seal.seal.as_ref().is_none_or(one)
+                    && seal.create.as_ref().is_none_or(create)
             }
         };
         if sane {
             return Ok(());
         }
-        let why = "a number in it is at the end of its range, or the name of who asks is too long";
+        let why = "a number in it is near the end of its range, it quotes a record that does not exist, \
+                   or the name of who asks is too long";
         Err(Unsound(why.to_owned()))
     }
 

@@ -373,6 +373,12 @@ impl Segment {
         self.record.is_some() && self.end.is_some() && self.sealed.is_none()
     }
 
+    /// Whether it was deleted from a log that still has this writer and starts with `first` now: then
+    /// its end was published, and all of it archived.
+    pub(super) fn is_deleted(&self, first: SegmentNumber) -> bool {
+        self.number < first && self.record.is_some() && self.end.is_some()
+    }
+
     pub(super) fn unsettled(&self) -> bool {
         self.sealed == Some(false) && self.end.is_some_and(|at| self.commit < at.end)
     }

@@ -282,6 +282,11 @@ impl Writer {
             }
             self.advance(now, *number);
         }
+        for segment in self.segments.iter_mut().filter(|segment| segment.is_deleted(view.first_segment)) {
+            segment.archived = segment.assigned;
+            segment.sealed = segment.sealed.map(|_| true);
+        }
+        self.advance_all(now);
         if matches!(self.roll, Roll::Checking { .. }) {
             self.refused_because(now, view);
         }
@@ -300,7 +305,13 @@ impl Writer {
             // It was not created: the nodes may have changed since they were read.
             return self.read_nodes();
         }
+        let follows = view.segments.get(&number.plus(1)).map(|next| (number.plus(1), next.record.clone()));
         let Some(seen) = seen else {
+            if segment.is_deleted(view.first_segment)
+                && (follows.is_some() || view.record.value.next_segment == number.plus(1))
+            {
+                return self.rolled(now, Some((number, true)), follows);
+            }
             self.roll = Roll::Checking { again: Some(now.after(RETRY)) };
             return;
         };
@@ -314,9 +325,7 @@ impl Writer {
                 return self.stop(WriterEvent::Broken(why));
             }
             let sealed = Some((number, seen.record.value.settled()));
-            let created =
-                view.segments.get(&number.plus(1)).map(|next| (number.plus(1), next.record.clone()));
-            return self.rolled(now, sealed, created);
+            return self.rolled(now, sealed, follows);
         }
         segment.record = Some(seen.record.clone());
         let parking = !self.closing && self.segments.back().is_some_and(|newest| newest.number == number);

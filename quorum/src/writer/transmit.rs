@@ -45,7 +45,8 @@ impl Segment {
         let member = &mut self.members[at];
         match member.stream {
             Stream::Unopened(not_before) => {
-                let nothing_to_do = member.known && member.held >= to_end && self.end.is_some();
+                // Until the end is published, a node without a stream takes the writer for gone.
+                let nothing_to_do = member.known && member.held >= to_end && self.sealed.is_some();
                 if now < not_before || nothing_to_do {
                     return None;
                 }

@@ -1,5 +1,6 @@
 //! Writers on nodes in this process: what is parked, what is replaced, and what they append.
 
+mod flush;
 mod outcomes;
 mod park;
 

@@ -64,6 +64,7 @@ recovery = { grace = "6ms", silence = "7s" }
     assert_eq!((options.call_timeout, options.takeover_timeout), (seconds(1), seconds(2)));
     assert_eq!((options.read_timeout, options.read_ahead), (seconds(3), 1 << 20));
     let writer = WriterOptions {
+        idle_after: seconds(9).into(),
         segment_bytes: 2 << 20,
         segment_age: seconds(4).into(),
         member_timeout: millis(50).into(),

@@ -1,15 +1,17 @@
 use super::*;
 use crate::core::Core;
-use crate::fixture::{Fixture, Writer};
+use crate::fixture::{Fixture, Lossy, Lost, Writer, applied as carried_out};
 use crate::membership::Life;
 use piculet_quorum::ids::{Chain, Index, Level, Nonce, Timestamp};
 use piculet_quorum::meta::seal::{CreateOne, SealSegment};
-use piculet_quorum::meta::{SegmentEnd, TxnOutcome};
+use piculet_quorum::meta::{Record, SegmentEnd, SegmentRecord, Txn, TxnOutcome};
 use piculet_quorum::replica::Session;
 use tokio::runtime::Handle;
 
 struct Site {
     fixture: Fixture,
+    /// What the node that is asked has for a store.
+    meta: Lossy,
     shared: Shared,
     members: [(Arc<Core>, Life); 2],
     writer: Writer,
@@ -20,12 +22,14 @@ impl Site {
     /// A log of two members, the first of which is asked.
     async fn new() -> Self {
         let fixture = Fixture::new();
-        let (a, b) = (fixture.core("a").await, fixture.core("b").await);
+        let meta = Lossy { inner: fixture.meta.clone(), ..Lossy::default() };
+        let a = fixture.core_with(fixture.config("a"), Arc::new(meta.clone())).await;
+        let b = fixture.core("b").await;
         let writer = Writer::create(&fixture.meta, 1, &[(&*a.0, a.1), (&*b.0, b.1)]).await;
         let sessions = [writer.open(&a.0).await, writer.open(&b.0).await];
         let (core, peers) = (Arc::clone(&a.0), fixture.peers(&a.0));
         let shared = Shared { core, peers, background: Handle::current() };
-        Self { fixture, shared, members: [a, b], writer, sessions }
+        Self { fixture, meta, shared, members: [a, b], writer, sessions }
     }
 
     fn append(&mut self, len: usize) -> Index {
@@ -158,4 +162,111 @@ async fn nothing_is_made_of_a_tombstone() {
     // One that quotes the log as it was is refused by its own compares, as ever.
     let late = site.propose(Proposal::Seal(Box::new(seal))).await;
     assert_eq!(late, Ok(Response::Outcome(TxnOutcome::Refused)));
+}
+
+#[tokio::test]
+async fn nothing_is_committed_that_quotes_another_revision_than_the_current_one() {
+    let site = Site::new().await;
+    let honest = site.seal(site.end(), Index(0)).await;
+    let now = site.fixture.snapshot().await;
+    let (log, read) = (site.writer.log, honest.read.clone());
+    // The next honest transaction may make the revision that is quoted with a made-up record.
+    let mut made_up = read.clone();
+    (made_up.revision, made_up.value.next_base) = (read.revision.plus(1), Offset(1000));
+    let takeover = TakeOver { log, read: made_up.clone(), writer: Nonce(3), holder: "me".to_owned() };
+    let delete = DeleteLog { log, read: made_up.clone(), writer: Nonce(3), at: wall_clock() };
+    let of_the_log = SealSegment { read: made_up, ..honest.clone() };
+    let mut of_the_segment = honest.clone();
+    let segment = &mut of_the_segment.seal.as_mut().unwrap().read;
+    (segment.revision, segment.value.base) = (segment.revision.plus(1), Offset(1000));
+    let mut of_a_node = honest;
+    let holder = &mut of_a_node.seal.as_mut().unwrap().holders[0];
+    holder.1 = holder.1.plus(1);
+    let mut trim = now.trim(&Key::Trim(log)).unwrap();
+    trim.revision = trim.revision.plus(1);
+    let trim = TrimLog { log, read: trim, to: Offset(1) };
+    for proposal in [
+        Proposal::TakeOver(takeover),
+        Proposal::Delete(delete),
+        Proposal::Seal(Box::new(of_the_log)),
+        Proposal::Seal(Box::new(of_the_segment)),
+        Proposal::Seal(Box::new(of_a_node)),
+        Proposal::Trim(trim),
+    ] {
+        // A commit, should there be one, would be of unknown outcome.
+        site.meta.lose([Some(Lost::Request)]);
+        let outcome = site.propose(proposal.clone()).await;
+        assert_eq!(outcome, Ok(Response::Outcome(TxnOutcome::Refused)), "{proposal:?}");
+        assert_eq!(site.meta.plan.lock().drain(..).count(), 1, "it was committed: {proposal:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_record_is_made_of_one_that_does_not_exist() {
+    let site = Site::new().await;
+    let mut read = site.fixture.snapshot().await.log(&Key::Log(site.writer.log)).unwrap();
+    read.revision = piculet_quorum::ids::Revision(0);
+    let takeover = TakeOver { log: LogId(99), read, writer: Nonce(3), holder: "me".to_owned() };
+    let refused = site.propose(Proposal::TakeOver(takeover)).await.unwrap_err();
+    assert!(refused.to_string().contains("not sound"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_segment_beyond_the_last_offset_is_damage_and_no_end_of_the_node() {
+    let site = Site::new().await;
+    let key = Key::Segment(site.writer.log, site.writer.number);
+    let read = site.fixture.snapshot().await.segment(&key).unwrap();
+    let at = SegmentEnd { end: Index(20), chain: Chain(0), last_timestamp: Timestamp(0) };
+    let state = SegmentState::Archived(at);
+    let record = SegmentRecord { base: Offset(u64::MAX - 10), state, ..read.value };
+    let txn = Txn::default().when(key.clone(), read.revision).put(key, Record::Segment(record));
+    carried_out(&site.fixture.meta, &txn).await;
+    let refused = site.trim(1).await.unwrap_err();
+    assert!(refused.to_string().contains("metadata are damaged"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_log_is_deleted_at_the_time_that_it_is() {
+    let site = Site::new().await;
+    let (log, now) = (site.writer.log, wall_clock());
+    let read = site.fixture.snapshot().await.log(&Key::Log(log)).unwrap();
+    let delete = |at| Proposal::Delete(DeleteLog { log, read: read.clone(), writer: Nonce(3), at });
+    for at in [Timestamp(0), Timestamp(now.0 - 7_200_000), Timestamp(now.0 + 7_200_000), Timestamp(u64::MAX)]
+    {
+        let refused = site.propose(delete(at)).await;
+        let Err(Refusal::Invalid(why)) = refused else { panic!("deleted at {at}: {refused:?}") };
+        assert!(why.contains(&at.to_string()), "{why}");
+    }
+    let deleted = site.propose(delete(Timestamp(now.0 - 60_000))).await;
+    assert!(applied(&deleted), "{deleted:?}");
+}
+
+#[tokio::test]
+async fn a_segment_behind_an_end_that_is_not_settled_cannot_be_read_yet() {
+    let mut site = Site::new().await;
+    for _ in 0..3 {
+        site.append(10);
+    }
+    let [a, b] = &site.members;
+    let members = [(&*a.0, a.1), (&*b.0, b.1)];
+    site.writer.roll(&members[..1], Index(0), &members).await;
+    let refused = site.trim(2).await.unwrap_err();
+    assert!(matches!(refused, Refusal::Unavailable(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn a_search_ends_with_whoever_waits_for_it_and_only_a_few_run() {
+    let (slots, here) = (Semaphore::new(1), Handle::current());
+    let (held, ended) = tokio::sync::oneshot::channel::<()>();
+    let mut search = Box::pin(owned(&here, &slots, async move {
+        std::future::pending::<()>().await;
+        drop(held);
+    }));
+    assert!(futures::poll!(&mut search).is_pending());
+    let busy = owned(&here, &slots, async {}).await.unwrap_err();
+    assert!(busy.contains("too many"), "{busy}");
+    drop(search);
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(20), ended).await;
+    assert!(matches!(ended, Ok(Err(_))), "it runs on: {ended:?}");
+    assert_eq!(owned(&here, &slots, async { 3 }).await, Ok(3));
 }

@@ -300,3 +300,23 @@ fn a_lost_member_does_not_keep_an_idle_log_from_being_parked() {
     bench.pass(Span::secs(31));
     assert!(bench.writer.parked());
 }
+
+#[test]
+fn a_parking_whose_reply_is_lost_is_adopted_though_the_segment_is_deleted() {
+    for append in [false, true] {
+        let (mut bench, proposal) = parking();
+        if append {
+            bench.append().expect("it is queued");
+        }
+        bench.answer(MetaReply::Failed);
+        bench.pass(Span::millis(60));
+        bench.answer(MetaReply::Outcome(TxnOutcome::Refused));
+        let mut view = bench.view(Some(&proposal));
+        view.segments.clear();
+        view.first_segment = ONE;
+        bench.hold = !append;
+        bench.answer(MetaReply::View(Box::new(view)));
+        assert_eq!(bench.writer.parked(), !append);
+        assert_eq!(bench.writer.committed(), Offset(if append { 3 } else { 2 }));
+    }
+}

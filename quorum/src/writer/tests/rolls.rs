@@ -222,6 +222,77 @@ fn an_end_with_one_holder_is_looked_at_until_it_is_settled() {
     assert_eq!(bench.writer.committed(), Offset(3));
 }
 
+/// The log once its first segment is archived, trimmed and deleted.
+fn without_first(mut view: LogView) -> LogView {
+    view.segments.remove(&ZERO);
+    view.first_segment = ONE;
+    view
+}
+
+#[test]
+fn an_end_with_one_holder_is_settled_when_its_segment_is_deleted() {
+    let mut bench = one_holder();
+    bench.hold = true;
+    bench.pass(Span::secs(3));
+    assert_eq!(bench.asked.last(), Some(&MetaRequest::View(ZERO)));
+    bench.answer(MetaReply::View(Box::new(without_first(bench.view(None)))));
+    assert_eq!(bench.writer.committed(), Offset(3));
+    bench.hold = false;
+    bench.writer.close(bench.now);
+    bench.settle();
+    assert_eq!(bench.events.last(), Some(&WriterEvent::Closed));
+}
+
+#[test]
+fn a_later_epoch_that_deleted_the_segment_settles_nothing() {
+    let mut bench = one_holder();
+    bench.hold = true;
+    bench.pass(Span::secs(3));
+    let mut view = without_first(bench.view(None));
+    (view.record.value.epoch, view.record.value.writer) = (Epoch(4), Nonce(2));
+    bench.answer(MetaReply::View(Box::new(view)));
+    assert_eq!(bench.events.last(), Some(&WriterEvent::Fenced(Epoch(4))));
+    assert_eq!(bench.writer.committed(), Offset(0));
+}
+
+#[test]
+fn a_roll_whose_reply_is_lost_is_adopted_though_the_sealed_segment_is_deleted() {
+    let (mut bench, proposal) = rolling();
+    bench.answer(MetaReply::Failed);
+    bench.pass(Span::millis(60));
+    bench.answer(MetaReply::Outcome(TxnOutcome::Refused));
+    bench.answer(MetaReply::View(Box::new(without_first(bench.view(Some(&proposal))))));
+    assert_eq!(bench.opened(), [(1, 3)]);
+    assert_eq!(bench.writer.committed(), Offset(3));
+}
+
+#[test]
+fn a_seal_without_a_next_segment_is_adopted_though_the_segment_is_deleted() {
+    let mut bench = bench();
+    bench.appends(3);
+    bench.hold = true;
+    bench.writer.close(bench.now);
+    bench.settle();
+    let nodes = bench.view_of_nodes();
+    bench.answer(MetaReply::Nodes(nodes));
+    let proposal = bench.proposals().pop().expect("it seals");
+    assert_eq!(proposal.create, None);
+    bench.answer(MetaReply::Outcome(TxnOutcome::Refused));
+    bench.answer(MetaReply::View(Box::new(without_first(bench.view(Some(&proposal))))));
+    assert_eq!(bench.events.last(), Some(&WriterEvent::Closed));
+}
+
+#[test]
+fn while_a_seal_cannot_be_published_the_segment_is_opened_on_every_new_stream() {
+    let (mut bench, _) = rolling();
+    bench.answer(MetaReply::Failed);
+    bench.peer("a").got.clear();
+    bench.disconnect("a");
+    bench.connect("a", 1);
+    let opened = |transmit: &Transmit| matches!(transmit, Transmit::Open(place, _) if place.segment == ZERO);
+    assert!(bench.peer("a").got.iter().any(opened), "or the node takes the writer for gone");
+}
+
 #[test]
 fn with_nobody_to_roll_to_it_waits_without_sealing() {
     let mut bench = bench();
