@@ -2,7 +2,8 @@
 
 use piculet_client::transport::Identity;
 use piculet_client::{
-    Append, Client, ClientOptions, Error, LogName, LogReader, LogWriter, Offset, ReadOptions, Start, ping_all,
+    Append, Client, ClientOptions, Error, Headers, LogName, LogReader, LogWriter, Offset, ReadOptions,
+    Record, Start, ping_all,
 };
 use std::path::PathBuf;
 use std::time::Duration;
@@ -48,8 +49,16 @@ pub(crate) async fn tour(options: ClientOptions) -> Done {
     Ok(())
 }
 
+/// Opens a log that may be new.
+async fn open_or_create(client: &Client, log: &LogName) -> Result<LogWriter, Error> {
+    match client.create_log(log).await {
+        Ok(_) | Err(Error::AlreadyExists(_)) => client.open(log).await,
+        Err(error) => Err(error),
+    }
+}
+
 async fn writing(client: &Client, log: &LogName) -> Done {
-    let writer = client.open(log).await?;
+    let writer = open_or_create(client, log).await?;
 
     // Appends are queued in the order of the calls; each future tells when its entry is safe.
     let appends: Vec<Append> = (0..10).map(|n| writer.append(format!("entry {n}").as_str())).collect();
@@ -62,10 +71,13 @@ async fn writing(client: &Client, log: &LogName) -> Done {
     assert_eq!(first, Offset(10));
 
     // Faster than the nodes take it: wait for room, and append again what was refused.
+    let mut under_way = Vec::new();
     for _ in 0..100 {
-        append_when_there_is_room(&writer, &[7; 1000]).await?;
+        under_way.push(append_when_there_is_room(&writer, &[7; 1000]).await?);
     }
     writer.flush().await?;
+    let last = under_way.pop().ok_or("a hundred were appended")?;
+    assert_eq!(last.await?, Offset(111));
     assert_eq!(writer.status().committed, Offset(112));
 
     // Nothing is sent of what breaks a limit.
@@ -79,7 +91,7 @@ async fn writing(client: &Client, log: &LogName) -> Done {
     Ok(())
 }
 
-async fn append_when_there_is_room(writer: &LogWriter, payload: &[u8]) -> Result<(), Error> {
+async fn append_when_there_is_room(writer: &LogWriter, payload: &[u8]) -> Result<Append, Error> {
     loop {
         match writer.append(payload).queued() {
             Err(Error::Overloaded { .. }) => writer.ready().await,
@@ -142,8 +154,13 @@ async fn reading(client: &Client, log: &LogName) -> Done {
     // From the tail on, as entries come.
     let mut following = client.read(log, Start::Latest, ReadOptions { follow: true }).await?;
     let writer = client.open(log).await?;
-    writer.append("news").await?;
-    assert_eq!(next(&mut following).await?, "news");
+
+    // Headers are short named values that travel with an entry.
+    let mut headers = Headers::default();
+    headers.push("kind", b"news")?;
+    writer.append(Record::new("it is raining").headers(&headers)).await?;
+    let entry = following.next().await.ok_or("the log ends too early")??;
+    assert_eq!((&entry.payload[..], entry.header("kind")), (&b"it is raining"[..], Some(&b"news"[..])));
     writer.close().await?;
     Ok(())
 }

@@ -167,14 +167,15 @@ impl LogWriter {
 }
 
 impl Append {
-    /// Gives the acknowledgement up, and tells only whether the append was taken: it goes on.
+    /// Tells at once whether the append was taken. It is on its way then, and the future that comes
+    /// back tells when it is safe; whoever does not want to know drops it.
     ///
     /// # Errors
     /// When nothing was appended, as [`LogWriter::append`] says.
-    pub fn queued(self) -> Result<(), Error> {
-        match self.result {
-            Ok(_) => Ok(()),
-            Err(error) => Err(error.unwrap_or(Error::Closed)),
+    pub fn queued(mut self) -> Result<Self, Error> {
+        match &mut self.result {
+            Ok(_) => Ok(self),
+            Err(error) => Err(error.take().unwrap_or(Error::Closed)),
         }
     }
 }

@@ -222,7 +222,7 @@ impl Acks {
 async fn append(writer: &LogWriter, entry: &EntryIn) -> Result<(), Error> {
     loop {
         match writer.append(Record::new(&entry.payload).headers(&entry.headers)).queued() {
-            Ok(()) => return Ok(()),
+            Ok(_) => return Ok(()),
             Err(Error::Overloaded { .. }) => writer.ready().await,
             Err(error) => return Err(error),
         }

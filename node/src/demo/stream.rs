@@ -168,14 +168,17 @@ impl Stream {
             if number.is_multiple_of(SAMPLE) {
                 match self.timed.try_send((start, append)) {
                     Ok(()) => return Ok(()),
-                    Err(mpsc::error::TrySendError::Full((_, append))) => return Ok(append.queued()?),
+                    Err(mpsc::error::TrySendError::Full((_, append))) => {
+                        drop(append.queued()?);
+                        return Ok(());
+                    }
                     Err(mpsc::error::TrySendError::Closed(_)) => {
                         return Err("an append failed; see above".into());
                     }
                 }
             }
             match append.queued() {
-                Ok(()) => return Ok(()),
+                Ok(_) => return Ok(()),
                 Err(Error::Overloaded { why, .. }) => {
                     tokio::time::timeout(PATIENCE, self.writer.ready()).await.map_err(|_| {
                         format!("nothing was acknowledged for {} s: {why}", PATIENCE.as_secs())
