@@ -5,7 +5,7 @@ use crate::membership::Life;
 use crate::server::Server;
 use piculet_client::Client;
 use piculet_client::{ClientOptions, Offset, ReadOptions, Start};
-use piculet_quorum::ids::LogName;
+use piculet_quorum::ids::{Index, LogName};
 use piculet_quorum::wire::message::{Address, Open};
 use tokio::time::{Instant, sleep};
 
@@ -220,4 +220,25 @@ async fn a_segment_is_a_candidate_while_nobody_appends_or_repairs() {
         let place = writer.log.0.to_le_bytes();
         rank(&other.id, [&core.id, &other.id].into_iter(), &place)
     });
+}
+
+/// The reply to its roll was lost: it does not know of the next segment yet, and is there.
+#[tokio::test]
+async fn a_writer_that_still_streams_the_segment_before_has_not_gone() {
+    let fixture = Fixture::new();
+    let (core, life) = fixture.core("a").await;
+    let (other, other_life) = fixture.core("b").await;
+    let mut writer = Writer::create(&fixture.meta, 1, &[(&*core, life), (&*other, other_life)]).await;
+    let session = writer.open(&core).await;
+    writer.append(&[(&*core, session)], 100);
+    let before = writer.number;
+    let members = [(&*core, life), (&*other, other_life)];
+    writer.roll(&members, Index(0), &members).await;
+    let log = core.refresh_log(writer.log).await.unwrap().unwrap();
+    let found = || candidate(&core, &log, core.clock.now(), &mut BTreeSet::new());
+    assert_eq!(found(), None);
+    assert_eq!(core.writer_seen(writer.log, writer.number).unwrap().gone_ms, None);
+    log.lock().replica.close(session, before);
+    assert_eq!(found().map(|found| found.segment), Some(writer.number), "now it has gone");
+    assert!(core.writer_seen(writer.log, writer.number).unwrap().gone_ms.is_some());
 }
