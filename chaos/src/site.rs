@@ -4,7 +4,7 @@ use crate::Failure;
 use piculet_client::transport::Identity;
 use piculet_client::{Client, ClientOptions};
 use piculet_node::local::{ClusterSpec, Etcd, LocalCluster, LocalNode, S3Server, ScratchDir, tools};
-use piculet_quorum::ids::LogName;
+use piculet_quorum::ids::{Level, LogName};
 use piculet_quorum::meta::{LogView, SegmentState};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -60,9 +60,9 @@ impl Site {
             let members = &segment.record.value.ensemble;
             let current = |node: &LocalNode| {
                 members.iter().any(|member| {
-                    let now = nodes.get(&member.node).filter(|view| view.usable());
+                    let now = nodes.get(&member.node).filter(|view| view.usable(Level::Memory));
                     member.node.as_str() == node.name()
-                        && now.is_some_and(|now| now.memory == member.incarnation)
+                        && now.is_some_and(|now| now.incarnation(Level::Memory).0 == member.incarnation)
                 })
             };
             let open = segment.record.value.state == SegmentState::Open;

@@ -8,7 +8,7 @@ use crate::options::ClientOptions;
 use crate::pool::{greet, same_cluster};
 use crate::transport::{Connection, Endpoint, PeerIdentity, request};
 use futures::future::join_all;
-use piculet_quorum::ids::{Incarnation, NodeId, Nonce};
+use piculet_quorum::ids::{Incarnation, Level, NodeId, Nonce};
 use piculet_quorum::wire::message::{Nodes, Request, Response, Welcome};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -45,8 +45,8 @@ pub struct Ping {
     pub version: String,
     /// Its cluster.
     pub cluster: Nonce,
-    /// The life of its memory buffer.
-    pub incarnation: Incarnation,
+    /// The life of each of its buffers.
+    pub incarnations: BTreeMap<Level, Incarnation>,
     /// Who it is, as its certificate says.
     pub identity: PeerIdentity,
     /// The shortest round trip of ten, with the node's work on a trivial question.
@@ -107,7 +107,7 @@ pub async fn ping_all(options: &ClientOptions) -> Result<Vec<NodePing>, Error> {
 async fn ping(endpoint: &Endpoint, options: &ClientOptions, address: &str) -> Result<(Ping, Nodes), Error> {
     let connection = endpoint.connect(address).await?;
     let limit = options.call_timeout;
-    let Welcome { version, cluster, node, memory, .. } =
+    let Welcome { version, cluster, node, incarnations, .. } =
         greet(&connection, address, options.cluster, limit).await?;
     let mut round_trips = Vec::with_capacity(ROUND_TRIPS);
     for _ in 0..ROUND_TRIPS {
@@ -129,7 +129,7 @@ async fn ping(endpoint: &Endpoint, options: &ClientOptions, address: &str) -> Re
         node,
         version,
         cluster,
-        incarnation: memory,
+        incarnations,
         identity,
         round_trip_min: round_trips[0],
         round_trip_median: round_trips[ROUND_TRIPS / 2],

@@ -124,6 +124,7 @@ pub(crate) fn after_key(key: &[u8]) -> Vec<u8> {
 fn level(text: &str) -> Option<Level> {
     match text {
         "memory" => Some(Level::Memory),
+        "disk" => Some(Level::Disk),
         _ => None,
     }
 }

@@ -85,13 +85,14 @@ mod tests {
             level: Level::Memory,
             ensemble: vec![Member { node: node("a"), incarnation: Incarnation(4) }],
             state,
+            loss: None,
         };
         (Key::Segment(LogId(1), SegmentNumber(0)), Record::Segment(record))
     }
 
     fn segment_json(state: &str) -> String {
         format!(
-            r#"{{"epoch":2,"base":100,"base_chain":"00000000000000000000000000000001","base_timestamp":7,"level":"memory","ensemble":[{{"node":"a","incarnation":4}}],"state":{state}}}"#
+            r#"{{"epoch":2,"base":100,"base_chain":"00000000000000000000000000000001","base_timestamp":7,"level":"memory","ensemble":[{{"node":"a","incarnation":4}}],"state":{state},"loss":null}}"#
         )
     }
 
@@ -125,7 +126,7 @@ mod tests {
             deleted: Some(Timestamp(8)),
         };
         let node_record = NodeRecord {
-            memory: Incarnation(4),
+            incarnations: [(Level::Memory, Incarnation(4))].into(),
             addresses: vec!["10.0.0.1:7781".into(), "10.0.0.1:7782".into()],
             admin: "10.0.0.1:7780".into(),
             state: NodeState::Draining,
@@ -146,7 +147,7 @@ mod tests {
             simple(
                 Key::Node(node("a")),
                 Record::Node(node_record),
-                r#"{"memory":4,"addresses":["10.0.0.1:7781","10.0.0.1:7782"],"admin":"10.0.0.1:7780","state":"draining","version":"0.1.0"}"#,
+                r#"{"incarnations":{"memory":4},"addresses":["10.0.0.1:7781","10.0.0.1:7782"],"admin":"10.0.0.1:7780","state":"draining","version":"0.1.0"}"#,
             ),
             simple(Key::Name(name), Record::Name(NameRecord { log }), r#"{"log":1}"#),
             simple(
@@ -156,8 +157,8 @@ mod tests {
             ),
             simple(
                 Key::Config(log),
-                Record::Config(ConfigRecord { durability: Level::Memory }),
-                r#"{"durability":"memory"}"#,
+                Record::Config(ConfigRecord { durability: Level::Memory, allow_loss: false }),
+                r#"{"durability":"memory","allow_loss":false}"#,
             ),
             simple(
                 Key::Trim(log),
@@ -171,7 +172,7 @@ mod tests {
             ),
             simple(
                 Key::Part(log, number, Index(0)),
-                Record::Part(PartRecord { at: AT, bytes: 77, encoder: 1 }),
+                Record::Part(PartRecord { at: AT, bytes: 77, encoder: 1, skip: false }),
                 &format!(r#"{{"at":{AT_JSON},"bytes":77,"encoder":1}}"#),
             ),
             simple(

@@ -6,10 +6,11 @@ use crate::health::Health;
 use crate::logs::Logs;
 use crate::metrics;
 use piculet_meta::{MetaError, Metadata};
-use piculet_quorum::ids::{Incarnation, NodeId, Nonce};
+use piculet_quorum::ids::{Incarnation, Level, NodeId, Nonce};
 use piculet_quorum::meta::{LeaseId, Member, StoreRevision};
 use piculet_quorum::time::Time;
 use piculet_storage::{Arena, Objects};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{Notify, watch};
@@ -129,6 +130,12 @@ impl Core {
     #[must_use]
     pub fn member(&self) -> Member {
         Member { node: self.id.clone(), incarnation: self.memory }
+    }
+
+    /// The life of each of its buffers.
+    #[must_use]
+    pub fn incarnations(&self) -> BTreeMap<Level, Incarnation> {
+        BTreeMap::from([(Level::Memory, self.memory)])
     }
 
     /// Whether the node is about to stop: it takes no new segments.

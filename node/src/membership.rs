@@ -268,7 +268,7 @@ async fn put_node(core: &Core, life: &Life, lease: &Lease) -> Result<NodeState, 
     loop {
         let state = if core.draining() { NodeState::Draining } else { NodeState::Active };
         let record = Record::Node(NodeRecord {
-            memory: core.memory,
+            incarnations: core.incarnations(),
             addresses: core.config.advertise.clone(),
             admin: core.config.admin.to_string(),
             state,

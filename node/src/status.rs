@@ -71,7 +71,7 @@ impl Core {
         });
         Status {
             node: self.id.clone(),
-            memory: self.memory,
+            incarnations: self.incarnations(),
             buffer_bytes: self.arena.capacity_bytes(),
             buffer_used: self.arena.used_bytes(),
             cpu_nanos: metrics::cpu_nanos(),

@@ -150,6 +150,7 @@ mod tests {
             level: Level::Memory,
             ensemble: ["a", "b", "c"].map(|n| Member { node: node(n), incarnation: Incarnation(1) }).to_vec(),
             state,
+            loss: None,
         }
     }
 

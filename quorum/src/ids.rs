@@ -260,12 +260,20 @@ pub enum Level {
     /// Two members hold it in memory that outlives their process.
     #[default]
     Memory,
+    /// Two members have it on disk.
+    Disk,
+}
+
+impl Level {
+    /// Every level at which nodes keep entries, each in a buffer of its own.
+    pub const BUFFERED: [Self; 2] = [Self::Memory, Self::Disk];
 }
 
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory => "memory".fmt(f),
+            Self::Disk => "disk".fmt(f),
         }
     }
 }

@@ -123,6 +123,7 @@ mod tests {
             level: Level::Memory,
             ensemble: vec![],
             state,
+            loss: None,
         };
         let record = Versioned { revision: Revision(2), value: segment };
         LogView {

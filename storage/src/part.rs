@@ -12,7 +12,7 @@
 //! | 32..40 | log |
 //! | 40..48 | segment |
 //! | 48..56 | epoch |
-//! | 56..60 | durability of the segment; 1: memory |
+//! | 56..60 | durability of the segment; 1: memory, 2: disk |
 //! | 60..64 | flags; 0 in this version |
 //! | 64..72 | offset of the segment's first entry |
 //! | 72..80 | index of the part's first entry |

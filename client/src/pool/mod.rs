@@ -24,7 +24,7 @@ use futures::future::{BoxFuture, WeakShared};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, future};
 use parking_lot::{Mutex, MutexGuard};
-use piculet_quorum::ids::{Incarnation, NodeId, Nonce};
+use piculet_quorum::ids::{Incarnation, Level, NodeId, Nonce};
 use piculet_quorum::wire::message::{Nodes, Welcome};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,11 +37,16 @@ pub(crate) struct Session {
     pub(crate) connection: Connection,
     /// The node's name.
     pub(crate) node: NodeId,
-    /// The life of its memory buffer.
-    pub(crate) memory: Incarnation,
+    /// The life of each of its buffers.
+    pub(crate) incarnations: BTreeMap<Level, Incarnation>,
 }
 
 impl Session {
+    /// The life of the node's buffer of a level; 0 when it has none.
+    pub(crate) fn incarnation(&self, level: Level) -> Incarnation {
+        self.incarnations.get(&level).copied().unwrap_or_default()
+    }
+
     /// Whether the connection is up, as far as is known: a node that has just died is noticed
     /// late.
     pub(crate) fn is_live(&self) -> bool {
@@ -255,15 +260,15 @@ impl Pool {
         connection: Connection,
         welcome: Welcome,
     ) -> Result<Arc<Session>, Error> {
-        let Welcome { cluster, node, memory, .. } = welcome;
+        let Welcome { cluster, node, incarnations, .. } = welcome;
         let mut state = self.state();
         let ours = *state.cluster.get_or_insert(cluster);
         same_cluster(address, Some(ours), cluster)?;
-        if let Some(session) = state.live(&node).filter(|session| session.memory == memory) {
+        if let Some(session) = state.live(&node).filter(|session| session.incarnations == incarnations) {
             return Ok(session);
         }
-        tracing::debug!(%node, %memory, address, "connected");
-        let session = Arc::new(Session { connection, node: node.clone(), memory });
+        tracing::debug!(%node, ?incarnations, address, "connected");
+        let session = Arc::new(Session { connection, node: node.clone(), incarnations });
         state.sessions.insert(node, session.clone());
         Ok(session)
     }

@@ -82,7 +82,7 @@ async fn a_failed_attempt_is_not_remembered() {
     cluster.start_node("b");
     let nodes = soon(pool.nodes()).await.unwrap();
     let session = soon(pool.session_by_name(&node_id("b"))).await.unwrap();
-    assert_eq!(session.memory, nodes[&node_id("b")].memory);
+    assert_eq!(session.incarnations[&Level::Memory], nodes[&node_id("b")].incarnation(Level::Memory).0);
 }
 
 #[tokio::test]

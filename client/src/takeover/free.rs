@@ -127,7 +127,7 @@ impl Takeover<'_> {
                     let gone_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
                     // Which of its lives speaks is known from its session.
                     if let Some(session) = self.pool.live(&node) {
-                        let (incarnation, gone_ms) = (session.memory, Some(gone_ms));
+                        let (incarnation, gone_ms) = (session.incarnation(segment.level), Some(gone_ms));
                         answers.insert(node, WriterSeen { incarnation, epoch, gone_ms, peer: None });
                     }
                 }

@@ -54,7 +54,7 @@ impl Takeover<'_> {
         let mut answered = Vec::new();
         for _ in 0..PROBES {
             let nodes = self.pool.nodes().await?;
-            let mut usable: Vec<_> = nodes.iter().filter(|(_, view)| view.usable()).collect();
+            let mut usable: Vec<_> = nodes.iter().filter(|(_, view)| view.usable(level)).collect();
             // Logs begin at different nodes, or the first ones would hold everything.
             let first = self.log.0 % usable.len().max(1) as u64;
             usable.rotate_left(first as usize);
@@ -80,7 +80,7 @@ impl Takeover<'_> {
     async fn probe(&self, node: &NodeId, view: &NodeView, level: Level) -> Option<(Member, Revision)> {
         let (incarnation, revision) = view.incarnation(level);
         let status = timeout(PROBE, self.pool.call_node(node, &Request::Status)).await.ok()?.ok()?;
-        let same = matches!(status, Response::Status(status) if status.memory == incarnation);
+        let same = matches!(status, Response::Status(status) if status.incarnations.get(&level) == Some(&incarnation));
         same.then(|| (Member { node: node.clone(), incarnation }, revision))
     }
 }

@@ -58,7 +58,7 @@ impl Meta {
         let memory = Incarnation(before + 1);
         self.put(key, Record::Incarnation(IncarnationRecord { incarnation: memory, nonce: Nonce(1) }));
         let record = NodeRecord {
-            memory,
+            incarnations: [(Level::Memory, memory)].into(),
             addresses: vec![address],
             admin: String::new(),
             state: NodeState::Active,
@@ -94,7 +94,10 @@ impl Meta {
                     let running = self.running.get(node).cloned();
                     Some((
                         node.clone(),
-                        NodeView { memory: value.incarnation, memory_revision: record.revision, running },
+                        NodeView {
+                            lives: [(Level::Memory, (value.incarnation, record.revision))].into(),
+                            running,
+                        },
                     ))
                 }
                 _ => None,
@@ -202,7 +205,7 @@ impl Meta {
     pub(crate) fn archive(&mut self, number: SegmentNumber, batches: Batches, end: SegmentEnd) {
         let log = self.log();
         let from = self.segment(log, number).expect("the segment exists").archived.end;
-        let part = PartRecord { at: end, bytes: 0, encoder: 1 };
+        let part = PartRecord { at: end, bytes: 0, encoder: 1, skip: false };
         self.objects.insert(number, batches);
         self.put(Key::Part(log, number, from), Record::Part(part));
         let segment = self.segment(log, number).expect("the segment exists").record.value;

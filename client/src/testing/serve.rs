@@ -5,7 +5,7 @@ use super::node::{Inside, Local, Seen};
 use crate::transport::{FrameReader, RecvStream, SendStream, send_message};
 use bytes::Bytes;
 use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchVerifier, Place};
-use piculet_quorum::ids::{Incarnation, Index, LogId, SegmentNumber, Timestamp};
+use piculet_quorum::ids::{Incarnation, Index, Level, LogId, SegmentNumber, Timestamp};
 use piculet_quorum::limits::DATA_BYTES_TARGET;
 use piculet_quorum::replica::{Admission, ChainAt, Replica, Session, Unanswered};
 use piculet_quorum::wire::codec;
@@ -93,7 +93,7 @@ impl Inside {
                     version: String::new(),
                     cluster: meta.cluster,
                     node: self.id.clone(),
-                    memory: self.memory,
+                    incarnations: [(Level::Memory, self.memory)].into(),
                     shards: vec![self.address.clone()],
                 })
             }
@@ -125,7 +125,7 @@ impl Inside {
             }
             _ => Response::Status(Status {
                 node: self.id.clone(),
-                memory: self.memory,
+                incarnations: [(Level::Memory, self.memory)].into(),
                 buffer_bytes: 0,
                 buffer_used: 0,
                 cpu_nanos: 0,

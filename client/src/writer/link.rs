@@ -38,7 +38,8 @@ pub(super) async fn run(link: Link) {
                 pause = RECONNECT.0;
                 {
                     let Some(mut state) = shared.lock_link(parks) else { return };
-                    state.writer.handle_connected(shared.now(), &node, session.memory);
+                    let incarnation = session.incarnation(state.writer.level());
+                    state.writer.handle_connected(shared.now(), &node, incarnation);
                     shared.pump(&mut state);
                     shared.stir(&mut state);
                 }

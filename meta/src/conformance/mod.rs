@@ -95,7 +95,7 @@ fn life(incarnation: u64) -> Record {
 
 fn running(version: &str) -> Record {
     Record::Node(NodeRecord {
-        memory: Incarnation(1),
+        incarnations: [(Level::Memory, Incarnation(1))].into(),
         addresses: vec!["127.0.0.1:7781".to_owned()],
         admin: "127.0.0.1:7780".to_owned(),
         state: NodeState::Active,

@@ -115,7 +115,7 @@ pub async fn long_ranges_are_read_whole(subject: &dyn Subject) {
 pub async fn every_range_holds_its_keys(subject: &dyn Subject) {
     let store = subject.store();
     let at = SegmentEnd { end: Index(9), chain: Chain(0), last_timestamp: Timestamp(0) };
-    let part = Record::Part(PartRecord { at, bytes: 1, encoder: 1 });
+    let part = Record::Part(PartRecord { at, bytes: 1, encoder: 1, skip: false });
     let member = Member { node: node("a"), incarnation: ids::Incarnation(1) };
     let segment = Record::Segment(meta::SegmentRecord {
         epoch: ids::Epoch(1),
@@ -125,6 +125,7 @@ pub async fn every_range_holds_its_keys(subject: &dyn Subject) {
         level: ids::Level::Memory,
         ensemble: vec![member.clone()],
         state: meta::SegmentState::Archived(at),
+        loss: None,
     });
     let cluster = Record::Cluster(ClusterRecord { cluster: ids::Nonce(1), format: 1 });
     let mut txn = Txn::default()

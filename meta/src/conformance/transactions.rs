@@ -110,7 +110,7 @@ async fn record_part(store: &dyn Metadata, before: Option<(u64, Revision)>, from
         read: segment(store, 0).await,
         before: before.map(|(index, revision)| (Index(index), revision)),
         first: Index(from),
-        part: PartRecord { at: end(to), bytes: 100, encoder: 1 },
+        part: PartRecord { at: end(to), bytes: 100, encoder: 1, skip: false },
     };
     guarded(store, part.txn()).await
 }

@@ -244,6 +244,7 @@ fn the_order_of_election_differs_from_segment_to_segment() {
             .map(|name| piculet_quorum::meta::Member { node: node(name), incarnation: Default::default() })
             .to_vec(),
         state: SegmentState::Open,
+        loss: None,
     };
     let mut firsts = [0; 3];
     for segment in 0..300 {

@@ -78,7 +78,7 @@ impl Upload {
         }
         core.objects.put_part(&name, &encoded).await?;
         core.store_health.works();
-        let record = PartRecord { at, bytes: encoded.bytes, encoder: PART_ENCODER };
+        let record = PartRecord { at, bytes: encoded.bytes, encoder: PART_ENCODER, skip: false };
         if self.record(core, log, number, &record).await? {
             metrics::uploaded(encoded.bytes, begun.elapsed());
             tracing::debug!(part = %name, bytes = encoded.bytes, "archived a part");

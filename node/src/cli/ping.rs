@@ -5,7 +5,9 @@ use super::output::Show;
 use super::{ConnectArgs, Failure, Output};
 use clap::Args;
 use piculet_client::{NodePing, Timestamp, ping_all};
+use piculet_quorum::ids::{Incarnation, Level};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
@@ -47,7 +49,7 @@ enum Found {
         node: String,
         version: String,
         cluster: String,
-        incarnation: u64,
+        incarnations: BTreeMap<Level, Incarnation>,
         subject: Option<String>,
         expires: Option<String>,
         round_trip_min_ms: f64,
@@ -73,7 +75,7 @@ impl Address {
                 node: found.node.to_string(),
                 version: found.version,
                 cluster: found.cluster.to_string(),
-                incarnation: found.incarnation.0,
+                incarnations: found.incarnations,
                 subject: found.identity.subject(),
                 expires: found.identity.expires().map(moment),
                 round_trip_min_ms: millis(found.round_trip_min),
@@ -112,15 +114,14 @@ impl Show for Pinged {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
-            "{:<21} {:<12} {:>8} {:>8} {:>8} {:>9} {:>11}  certificate",
-            "address", "node", "version", "least", "median", "datagram", "incarnation"
+            "{:<21} {:<12} {:>8} {:>8} {:>8} {:>9}  certificate",
+            "address", "node", "version", "least", "median", "datagram"
         )?;
         for Address { address, listed, found } in &self.addresses {
             match found {
                 Found::Node {
                     node,
                     version,
-                    incarnation,
                     subject,
                     expires,
                     round_trip_min_ms: least,
@@ -129,8 +130,8 @@ impl Show for Pinged {
                     ..
                 } => writeln!(
                     out,
-                    "{address:<21} {node:<12} {version:>8} {least:>8.3} {median:>8.3} {datagram:>9} \
-                     {incarnation:>11}  {} until {}",
+                    "{address:<21} {node:<12} {version:>8} {least:>8.3} {median:>8.3} {datagram:>9}  \
+                     {} until {}",
                     subject.as_deref().unwrap_or("unreadable"),
                     expires.as_deref().unwrap_or("an unknown time"),
                 )?,
@@ -159,7 +160,7 @@ mod tests {
             node: "a".to_owned(),
             version: "0.1.0".to_owned(),
             cluster: "c".to_owned(),
-            incarnation: 2,
+            incarnations: [(Level::Memory, Incarnation(2))].into(),
             subject: Some("CN=a".to_owned()),
             expires: Some(moment(SystemTime::UNIX_EPOCH)),
             round_trip_min_ms: millis(Duration::from_micros(150)),

@@ -5,6 +5,7 @@ use super::{ConnectArgs, Failure, Output};
 use crate::progress::size;
 use clap::Args;
 use piculet_client::{Error, NodeId};
+use piculet_quorum::ids::{Incarnation, Level};
 use piculet_quorum::meta::NodeState;
 use piculet_quorum::wire::message::{NodeView, Status};
 use serde::Serialize;
@@ -33,7 +34,7 @@ struct Cluster {
 #[derive(Serialize)]
 struct Node {
     node: NodeId,
-    incarnation: u64,
+    incarnations: BTreeMap<Level, Incarnation>,
     running: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
@@ -68,9 +69,9 @@ pub(super) async fn run(args: StatusArgs, output: Output) -> Result<(), Failure>
 }
 
 fn shown(node: NodeId, view: NodeView, answer: Option<Result<Status, Error>>) -> Node {
-    let incarnation = match &answer {
-        Some(Ok(status)) => status.memory,
-        _ => view.memory,
+    let incarnations = match &answer {
+        Some(Ok(status)) => status.incarnations.clone(),
+        _ => view.lives.iter().map(|(level, (incarnation, _))| (*level, *incarnation)).collect(),
     };
     let answer = answer.map(|answer| match answer {
         Ok(status) => Answer::Well {
@@ -86,18 +87,20 @@ fn shown(node: NodeId, view: NodeView, answer: Option<Result<Status, Error>>) ->
         Some(record) => (Some(record.version), Some(record.state), record.addresses),
         None => (None, None, Vec::new()),
     };
-    Node { node, incarnation: incarnation.0, running, version, state, addresses, answer }
+    Node { node, incarnations, running, version, state, addresses, answer }
 }
 
 impl Show for Cluster {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
-            "{:<16} {:>11} {:>20} {:>10}  {:<15}  address",
-            "node", "incarnation", "buffer used", "uploading", "conditional put"
+            "{:<16} {:<19} {:>20} {:>10}  {:<15}  address",
+            "node", "incarnations", "buffer used", "uploading", "conditional put"
         )?;
         for node in &self.nodes {
-            write!(out, "{:<16} {:>11} ", node.node, node.incarnation)?;
+            let lives: Vec<_> =
+                node.incarnations.iter().map(|(level, life)| format!("{level} {life}")).collect();
+            write!(out, "{:<16} {:<19} ", node.node, lives.join(", "))?;
             match &node.answer {
                 Some(Answer::Well { buffer_bytes, buffer_used, uploading, conditional_put }) => writeln!(
                     out,
@@ -119,16 +122,16 @@ impl Show for Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use piculet_quorum::ids::Incarnation;
     use piculet_quorum::ids::Revision;
 
     #[test]
     fn nodes_that_are_silent_or_gone_are_shown_too() {
-        let view = || NodeView { memory: Incarnation(3), memory_revision: Revision(1), running: None };
+        let view =
+            || NodeView { lives: [(Level::Memory, (Incarnation(3), Revision(1)))].into(), running: None };
         let node = |name: &str| NodeId::new(name).expect("a name");
         let well = Status {
             node: node("a"),
-            memory: Incarnation(4),
+            incarnations: [(Level::Memory, Incarnation(4))].into(),
             buffer_bytes: 1024,
             buffer_used: 0,
             cpu_nanos: 0,
@@ -150,7 +153,7 @@ mod tests {
         assert!(rows[1].starts_with("a ") && rows[1].contains("0 B of 1.0 KiB"), "{text}");
         assert!(rows[2].contains("nobody") && rows[3].ends_with("not running"), "{text}");
         let json = serde_json::to_value(&cluster).expect("it is plain data");
-        assert_eq!(json["nodes"][0]["incarnation"], 4);
+        assert_eq!(json["nodes"][0]["incarnations"]["memory"], 4);
         assert_eq!(json["nodes"][1]["error"]["code"], "no-node");
         assert_eq!(json["nodes"][2]["running"], false);
     }

@@ -65,7 +65,10 @@ async fn a_node_is_registered_for_as_long_as_it_lives() {
     eventually("it has a lease", || core.lease().is_some()).await;
     assert!(core.readiness.registered.load(Ordering::Acquire));
     let registered = record(&fixture).await.unwrap();
-    assert_eq!((registered.memory, registered.state), (life.incarnation, NodeState::Active));
+    assert_eq!(
+        (registered.incarnations[&Level::Memory], registered.state),
+        (life.incarnation, NodeState::Active)
+    );
     assert_eq!(registered.addresses, core.config.advertise);
 
     let lost = core.lease().unwrap();

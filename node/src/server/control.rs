@@ -48,7 +48,7 @@ fn welcome(shared: &Shared, hello: &Hello) -> Result<Welcome, Refusal> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cluster: core.cluster,
         node: core.id.clone(),
-        memory: core.memory,
+        incarnations: core.incarnations(),
         shards: core.config.advertise.clone(),
     })
 }
@@ -57,13 +57,14 @@ async fn nodes(shared: &Shared) -> Result<BTreeMap<NodeId, NodeView>, Refusal> {
     let snapshot = shared.core.meta.read(&[], &[Range::Nodes, Range::Incarnations]).await.map_err(refusal)?;
     let mut nodes = BTreeMap::new();
     for (key, record) in &snapshot.records {
-        if let (Key::Incarnation(node, _), Record::Incarnation(life)) = (key, &record.value) {
-            let running = match snapshot.records.get(&Key::Node(node.clone())).map(|node| &node.value) {
+        if let (Key::Incarnation(node, level), Record::Incarnation(life)) = (key, &record.value) {
+            let running = || match snapshot.records.get(&Key::Node(node.clone())).map(|node| &node.value) {
                 Some(Record::Node(node)) => Some(node.clone()),
                 _ => None,
             };
-            let view = NodeView { memory: life.incarnation, memory_revision: record.revision, running };
-            nodes.insert(node.clone(), view);
+            let fresh = || NodeView { lives: BTreeMap::new(), running: running() };
+            let view = nodes.entry(node.clone()).or_insert_with(fresh);
+            view.lives.insert(*level, (life.incarnation, record.revision));
         }
     }
     Ok(nodes)

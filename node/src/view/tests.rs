@@ -24,6 +24,7 @@ fn segment(members: &[Member], state: SegmentState) -> SegmentRecord {
         level: Level::Memory,
         ensemble: members.to_vec(),
         state,
+        loss: None,
     }
 }
 
@@ -32,7 +33,7 @@ fn end(end: u64) -> SegmentEnd {
 }
 
 fn part(to: u64) -> Record {
-    Record::Part(PartRecord { at: end(to), bytes: 1, encoder: 1 })
+    Record::Part(PartRecord { at: end(to), bytes: 1, encoder: 1, skip: false })
 }
 
 fn held(core: &Core, log: u64) -> Vec<(u64, u64)> {

@@ -35,7 +35,10 @@ impl CreateLog {
             .when(Key::Log(self.log), Revision(0))
             .put(Key::Name(self.name.clone()), Record::Name(NameRecord { log: self.log }))
             .put(Key::Log(self.log), Record::Log(record))
-            .put(Key::Config(self.log), Record::Config(ConfigRecord { durability: self.durability }))
+            .put(
+                Key::Config(self.log),
+                Record::Config(ConfigRecord { allow_loss: false, durability: self.durability }),
+            )
             .put(Key::Trim(self.log), Record::Trim(TrimRecord::default()))
             .put(Key::First(self.log), Record::First(FirstRecord::default()))
     }

@@ -5,6 +5,7 @@ use crate::ids::{
     Timestamp,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A record with the revision of the write that made it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -76,8 +77,8 @@ pub enum NodeState {
 /// A running node, kept alive by its lease.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeRecord {
-    /// The life of its memory buffer.
-    pub memory: Incarnation,
+    /// The life of each of its buffers.
+    pub incarnations: BTreeMap<Level, Incarnation>,
     /// Where it serves QUIC, one address per shard; a log's shard is `hash(log) mod n`.
     pub addresses: Vec<String>,
     /// Where it serves HTTP to its operators.
@@ -124,8 +125,12 @@ pub struct LogRecord {
 /// A log's settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConfigRecord {
-    /// Durability of its next segments.
+    /// Durability of its segments.
     pub durability: Level,
+    /// Whether a segment whose members have lost too much is sealed at what is left of it, with the
+    /// loss recorded, instead of waiting for an operator.
+    #[serde(default)]
+    pub allow_loss: bool,
 }
 
 /// How far a log is trimmed.
@@ -168,6 +173,10 @@ pub struct SegmentRecord {
     pub ensemble: Vec<Member>,
     /// Whether its end is known.
     pub state: SegmentState,
+    /// From here to its end its entries are lost: nobody has them, and nobody is shown them. Recorded
+    /// once the end is known; it may only fall.
+    #[serde(default)]
+    pub loss: Option<Index>,
 }
 
 /// Where a segment is in its life; it only moves forward.
@@ -216,6 +225,9 @@ pub struct PartRecord {
     pub bytes: u64,
     /// Version of the encoder that made it.
     pub encoder: u32,
+    /// Whether the range is lost: then the object holds where it begins and ends, and no entries.
+    #[serde(default)]
+    pub skip: bool,
 }
 
 /// Who uploads a segment.

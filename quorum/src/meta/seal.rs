@@ -102,6 +102,7 @@ impl SealSegment {
                 level: create.level,
                 ensemble: create.ensemble.iter().map(|(member, _)| member.clone()).collect(),
                 state: SegmentState::Open,
+                loss: None,
             };
             (number, record)
         });
@@ -259,6 +260,7 @@ mod tests {
             level: Level::Memory,
             ensemble: ensemble.clone(),
             state: SegmentState::Open,
+            loss: None,
         };
         let log = LogRecord {
             name: LogName::new("l").expect("a valid name"),

@@ -21,8 +21,8 @@ fn end_at(end: u64) -> SegmentEnd {
 
 fn nodes(incarnations: &[(&str, u64)]) -> BTreeMap<NodeId, NodeView> {
     let view = |(name, incarnation): &(&str, u64)| {
-        let memory = Incarnation(*incarnation);
-        (node(name), NodeView { memory, memory_revision: Revision(10 + incarnation), running: None })
+        let life = (Incarnation(*incarnation), Revision(10 + incarnation));
+        (node(name), NodeView { lives: [(Level::Memory, life)].into(), running: None })
     };
     incarnations.iter().map(view).collect()
 }
@@ -37,6 +37,7 @@ fn takeover(members: &[&str], archived: u64, incarnations: &[(&str, u64)]) -> Re
         level: Level::Memory,
         ensemble,
         state: SegmentState::Open,
+        loss: None,
     };
     let segment = (SegmentNumber(2), Versioned { revision: Revision(5), value: record });
     Recovery::new(START, OPTIONS, LogId(7), Epoch(4), segment, end_at(archived), nodes(incarnations))

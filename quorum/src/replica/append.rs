@@ -2,7 +2,7 @@
 
 use super::{Held, Replica, Unanswered};
 use crate::batch::{BatchEnd, BatchHeader};
-use crate::ids::{Chain, Index, SegmentNumber};
+use crate::ids::{Chain, Index, Level, SegmentNumber};
 use crate::wire::frame::Ack;
 use crate::wire::message::{Open, Opened, Refusal};
 
@@ -114,8 +114,22 @@ impl Replica {
         let repair = held.appender.is_some_and(|(_, repair)| repair);
         held.marks.tail = header.end();
         held.at_tail = end;
-        held.persisted(header.end(), repair);
+        if !repair {
+            held.written = header.end();
+        }
+        if held.record.level == Level::Memory {
+            held.persisted(header.end());
+        }
         Ok(())
+    }
+
+    /// The node's buffer keeps everything below `index` of a segment as its level demands, from now
+    /// on. At `memory` that is so as soon as it is [`stored`](Self::stored); at `disk` once it is
+    /// synced. An acknowledgement may be due.
+    pub fn persisted(&mut self, number: SegmentNumber, index: Index) {
+        if let Some(held) = self.segments.get_mut(&number) {
+            held.persisted(index.min(held.marks.tail));
+        }
     }
 
     /// A batch that lies below the tail has come again; `end` is what it leaves behind it, and
@@ -206,11 +220,9 @@ impl Replica {
 
 impl Held {
     /// Everything below `index` is kept as the segment's level demands.
-    fn persisted(&mut self, index: Index, repair: bool) {
-        self.marks.held = index;
-        if !repair {
-            self.marks.writer_tail = index;
-        }
+    pub(super) fn persisted(&mut self, index: Index) {
+        self.marks.held = self.marks.held.max(index);
+        self.marks.writer_tail = self.marks.writer_tail.max(self.written.min(self.marks.held));
         self.apply_heard();
         self.settle();
         self.marks.assert_sound();

@@ -50,6 +50,8 @@ impl Replica {
         self.fence_epoch = epoch;
         for held in self.segments.values_mut().filter(|held| held.record.epoch < epoch) {
             held.appender = None;
+            // What the writer stored and is not durable yet never counts as the writer's any more.
+            held.written = held.marks.writer_tail;
         }
     }
 }

@@ -50,12 +50,27 @@ struct Held {
     marks: Marks,
     /// Chain and timestamp at the tail.
     at_tail: BatchEnd,
+    /// How far the writer itself has stored, durable or not; not beyond its tail once it is fenced.
+    written: Index,
     /// The stream that may append, if there is one, and whether what it appends are repairs.
     appender: Option<(Session, bool)>,
     /// The largest commit mark that the writer has told, be it beyond what is held.
     heard: Index,
     /// Whether the sealed end has another chain than what is held here.
     contradicted: bool,
+}
+
+/// What an earlier process has left of a segment in this life of the buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kept {
+    /// The index after the last entry.
+    pub tail: Index,
+    /// How much of that the writer appended itself.
+    pub writer_tail: Index,
+    /// Below it entries had been freed.
+    pub freed: Index,
+    /// Chain and timestamp at the tail.
+    pub at_tail: BatchEnd,
 }
 
 /// Why a question to a replica has no answer yet, or a bad one.
@@ -140,6 +155,7 @@ impl Replica {
             archived: record.start(),
             marks: Marks::default(),
             at_tail: BatchEnd { chain: record.base_chain, last_timestamp: record.base_timestamp },
+            written: Index(0),
             appender: None,
             heard: Index(0),
             contradicted: false,
@@ -154,6 +170,31 @@ impl Replica {
         held.marks.freed = held.marks.freed.max(held.archived.end.min(held.marks.tail));
         held.marks.assert_sound();
         Learned::FreeBelow(held.marks.freed)
+    }
+
+    /// Takes up a segment again that an earlier process kept in this life of the buffer, as the
+    /// metadata have it now, before anything else is learned of it. What it had heard of commits is
+    /// forgotten. Returns what [`learn_segment`](Self::learn_segment) would.
+    pub fn restore(
+        &mut self,
+        number: SegmentNumber,
+        record: &SegmentRecord,
+        archived: SegmentEnd,
+        kept: &Kept,
+    ) -> Learned {
+        match self.learn_segment(number, record, archived) {
+            Learned::FreeBelow(_) => {}
+            other => return other,
+        }
+        let held = self.segments.get_mut(&number).expect("a segment that was learned is held");
+        assert_eq!(held.marks.tail, Index(0), "a segment is restored before anything is appended to it");
+        held.marks.tail = kept.tail;
+        held.marks.held = kept.tail;
+        held.marks.writer_tail = kept.writer_tail;
+        held.marks.freed = kept.freed;
+        held.written = kept.writer_tail;
+        held.at_tail = kept.at_tail;
+        self.learn_segment(number, record, archived)
     }
 
     /// Takes note of the log's tombstone: everything of it is dropped, archived or not, and all that

@@ -23,6 +23,7 @@ fn record(state: SegmentState) -> SegmentRecord {
         level: Level::Memory,
         ensemble: ["a", "b", "c"].map(|n| Member { node: node(n), incarnation: Incarnation(1) }).to_vec(),
         state,
+        loss: None,
     }
 }
 

@@ -140,8 +140,8 @@ pub struct Welcome {
     pub cluster: Nonce,
     /// Its name.
     pub node: NodeId,
-    /// The life of its memory buffer.
-    pub memory: Incarnation,
+    /// The life of each of its buffers.
+    pub incarnations: BTreeMap<Level, Incarnation>,
     /// Its addresses, one per shard; a log's shard is `hash(log) mod n`.
     pub shards: Vec<String>,
 }
@@ -149,10 +149,9 @@ pub struct Welcome {
 /// A node, as the metadata have it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeView {
-    /// The current life of its memory buffer.
-    pub memory: Incarnation,
-    /// Revision of that incarnation's record: what a transaction compares.
-    pub memory_revision: Revision,
+    /// The current life of each of its buffers, with the revision of its record: what a transaction
+    /// compares.
+    pub lives: BTreeMap<Level, (Incarnation, Revision)>,
     /// What it says of itself, while it runs.
     pub running: Option<NodeRecord>,
 }
@@ -243,8 +242,8 @@ pub struct FenceOk {
 pub struct Status {
     /// Its name.
     pub node: NodeId,
-    /// The life of its memory buffer.
-    pub memory: Incarnation,
+    /// The life of each of its buffers.
+    pub incarnations: BTreeMap<Level, Incarnation>,
     /// Size of its memory buffer in bytes.
     pub buffer_bytes: u64,
     /// How much of that is lent to segments.
@@ -399,18 +398,19 @@ impl Proposal {
 }
 
 impl NodeView {
-    /// The current life of its buffer of a level, with the revision that a transaction compares.
+    /// The current life of its buffer of a level, with the revision that a transaction compares:
+    /// zeros when it has never had one.
     #[must_use]
     pub fn incarnation(&self, level: Level) -> (Incarnation, Revision) {
-        match level {
-            Level::Memory => (self.memory, self.memory_revision),
-        }
+        self.lives.get(&level).copied().unwrap_or_default()
     }
 
-    /// Whether the node runs, takes new segments, and is in the life that it registered.
+    /// Whether the node runs, takes new segments, has a buffer of this level, and is in the life of
+    /// it that it registered.
     #[must_use]
-    pub fn usable(&self) -> bool {
-        let record = self.running.as_ref();
-        record.is_some_and(|r| r.state == NodeState::Active && r.memory == self.memory)
+    pub fn usable(&self, level: Level) -> bool {
+        let record = self.running.as_ref().filter(|record| record.state == NodeState::Active);
+        let said = record.and_then(|record| record.incarnations.get(&level));
+        said.is_some_and(|said| *said == self.incarnation(level).0)
     }
 }

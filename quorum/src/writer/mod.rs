@@ -211,6 +211,12 @@ impl Writer {
         self.record.value.epoch
     }
 
+    /// The durability of the log's segments.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
     /// The members of the newest segment that exists.
     #[must_use]
     pub fn members(&self) -> Vec<NodeId> {
@@ -228,7 +234,7 @@ impl Writer {
         let addresses = |node: &NodeId| Some(self.nodes.get(node)?.running.as_ref()?.addresses.clone());
         let records = self.segments.iter().filter_map(|segment| segment.record.as_ref());
         let members = records.flat_map(|record| &record.value.ensemble).map(|member| &member.node);
-        let usable = self.nodes.iter().filter(|(_, view)| view.usable()).map(|(node, _)| node);
+        let usable = self.nodes.iter().filter(|(_, view)| view.usable(self.level)).map(|(node, _)| node);
         members.chain(usable).map(|node| (node.clone(), addresses(node))).collect()
     }
 

@@ -115,7 +115,7 @@ impl Writer {
 
     /// Proposes the segment that appends wait for, when the one before it is sealed already.
     pub(super) fn propose_segment(&mut self, now: Time, ensemble: Vec<(Member, Revision)>) {
-        let usable = self.nodes.values().filter(|view| view.usable()).count();
+        let usable = self.nodes.values().filter(|view| view.usable(self.level)).count();
         let newest = self.segments.back().expect("there is always a newest segment");
         let patient = now < newest.created.after(self.options.member_timeout);
         if patient && ensemble.len() < usable.min(MEMBERS_MAX) {

@@ -103,7 +103,7 @@ impl Writer {
             Some(known) => known.answers.then_some(2),
         };
         let mut fit: Vec<(u8, Member, Revision)> = Vec::new();
-        for (node, view) in self.nodes.iter().filter(|(_, view)| view.usable()) {
+        for (node, view) in self.nodes.iter().filter(|(_, view)| view.usable(self.level)) {
             let (incarnation, revision) = view.incarnation(self.level);
             let member = Member { node: node.clone(), incarnation };
             if self.links.get(node) == Some(&Link::Up(incarnation))

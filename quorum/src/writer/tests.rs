@@ -81,6 +81,7 @@ fn bench_with(members: &[&str], spare: &[&str], options: WriterOptions) -> Bench
         level: Level::Memory,
         ensemble,
         state: SegmentState::Open,
+        loss: None,
     };
     let record = Versioned { revision: Revision(5), value: log_record() };
     let segment = Versioned { revision: Revision(6), value: segment };
@@ -121,14 +122,20 @@ impl Bench {
         let view = |(name, peer): (&NodeId, &Peer)| {
             let memory = Incarnation(peer.incarnation);
             let running = NodeRecord {
-                memory,
+                incarnations: [(Level::Memory, memory)].into(),
                 addresses: vec![],
                 admin: String::new(),
                 state: NodeState::Active,
                 version: String::new(),
             };
             let memory_revision = Revision(peer.incarnation);
-            (name.clone(), NodeView { memory, memory_revision, running: Some(running) })
+            (
+                name.clone(),
+                NodeView {
+                    lives: [(Level::Memory, (memory, memory_revision))].into(),
+                    running: Some(running),
+                },
+            )
         };
         self.peers.iter().map(view).collect()
     }

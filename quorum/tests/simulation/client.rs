@@ -105,7 +105,7 @@ impl World {
             let key = piculet_quorum::meta::Key::Incarnation(node.id.clone(), level);
             let life = self.store.snapshot([key.clone()]).incarnation(&key).expect("it has started");
             let running = NodeRecord {
-                memory: life.value.incarnation,
+                incarnations: [(level, life.value.incarnation)].into(),
                 addresses: vec![node.id.as_str().to_owned()],
                 admin: String::new(),
                 state: NodeState::Active,
@@ -114,7 +114,7 @@ impl World {
             let running = Some(running);
             (
                 node.id.clone(),
-                NodeView { memory: life.value.incarnation, memory_revision: life.revision, running },
+                NodeView { lives: [(level, (life.value.incarnation, life.revision))].into(), running },
             )
         };
         self.nodes.iter().map(view).collect()

@@ -172,7 +172,7 @@ impl World {
         let mut fit: Vec<(Member, Revision)> = Vec::new();
         for (node, view) in nodes {
             let at = self.node_ix(&node);
-            if view.usable() && self.nodes[at].reachable() && !self.nodes[at].paused {
+            if view.usable(Level::Memory) && self.nodes[at].reachable() && !self.nodes[at].paused {
                 let (incarnation, revision) = view.incarnation(Level::Memory);
                 fit.push((Member { node, incarnation }, revision));
             }

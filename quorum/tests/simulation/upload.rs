@@ -128,7 +128,7 @@ impl World {
         };
         let contents: Vec<u64> =
             batches.iter().flat_map(|batch| batch.entries()).map(|(_, content)| content).collect();
-        let part = PartRecord { at: end, bytes: contents.len() as u64 * 100, encoder: 1 };
+        let part = PartRecord { at: end, bytes: contents.len() as u64 * 100, encoder: 1, skip: false };
         let upload = Upload { segment, first: from, part, contents };
         let (stored, told) = self.faults.upload(&mut self.rng, self.healing);
         self.nodes[at].uploads.busy.push(segment);

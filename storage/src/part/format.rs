@@ -13,11 +13,13 @@ const HEADER_MAGIC: [u8; 8] = *b"PICULETP";
 const FOOTER_MAGIC: [u8; 8] = *b"PICULETE";
 
 const LEVEL_MEMORY: u32 = 1;
+const LEVEL_DISK: u32 = 2;
 
 pub(super) fn encode_header(header: &PartHeader, body_len: u64) -> [u8; HEADER_BYTES] {
     let PartHeader { cluster, place, level, base, first, before, at } = header;
     let level = match level {
         Level::Memory => LEVEL_MEMORY,
+        Level::Disk => LEVEL_DISK,
     };
     let mut out = [0; HEADER_BYTES];
     put(&mut out, 0, HEADER_MAGIC);
@@ -54,7 +56,8 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<(PartHeader, u64), PartError
     check_version("header flags", u32_at(bytes, 60), 0)?;
     let level = match u32_at(bytes, 56) {
         LEVEL_MEMORY => Level::Memory,
-        other => return Err(field("durability", other, LEVEL_MEMORY)),
+        LEVEL_DISK => Level::Disk,
+        other => return Err(field("durability", other, "1 or 2")),
     };
     let header = PartHeader {
         cluster: Nonce(u128_at(bytes, 16)),

@@ -38,6 +38,7 @@ fn hasty() -> Shared {
         level: Level::Memory,
         ensemble: ["a", "b", "c"].map(member).into_iter().collect(),
         state: SegmentState::Open,
+        loss: None,
     };
     let taken = Taken {
         log: LogId(7),

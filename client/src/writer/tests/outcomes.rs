@@ -3,7 +3,7 @@
 use super::{append_all, everything, until};
 use crate::testing::{Cluster, Faults, log_name, node_id, numbered, soon};
 use crate::{Append, Client, ClientOptions, Error, LogWriter};
-use piculet_quorum::ids::{Epoch, LogName, Nonce, Offset, SegmentNumber, Timestamp};
+use piculet_quorum::ids::{Epoch, Level, LogName, Nonce, Offset, SegmentNumber, Timestamp};
 use piculet_quorum::meta::{Key, LogRecord, Record, Seal, SegmentRecord, SegmentState};
 use piculet_quorum::wire::message::{Address, Request};
 use std::time::Duration;
@@ -128,7 +128,7 @@ async fn fence(cluster: &Cluster) {
     for node in NODES.map(node_id) {
         let (log, incarnation) = {
             let meta = cluster.shared.meta.lock();
-            (meta.log(), meta.nodes()[&node].memory)
+            (meta.log(), meta.nodes()[&node].incarnation(Level::Memory).0)
         };
         let at = Address { log, segment: ZERO, epoch: Epoch(2), incarnation };
         soon(pool.call_node(&node, &Request::Fence(at))).await.unwrap();
