@@ -173,7 +173,7 @@ mod tests {
             simple(
                 Key::Part(log, number, Index(0)),
                 Record::Part(PartRecord { at: AT, bytes: 77, encoder: 1, skip: false }),
-                &format!(r#"{{"at":{AT_JSON},"bytes":77,"encoder":1}}"#),
+                &format!(r#"{{"at":{AT_JSON},"bytes":77,"encoder":1,"skip":false}}"#),
             ),
             simple(
                 Key::Flush(log, number),
