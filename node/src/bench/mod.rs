@@ -42,7 +42,7 @@ Examples:
     /// Start a cluster on this machine and measure how long takeovers take.
     #[command(after_help = "\
 Measured from the call until the new writer can append: new epoch, fence, end of the last segment,
-next segment. Once of a log whose writer is idle, once with 16 entries on their way.
+next segment. The writer before has gone: once from an idle log, once with 16 entries on their way.
 
 Examples:
   piculet bench takeover

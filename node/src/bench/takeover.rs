@@ -58,8 +58,8 @@ pub(super) async fn run(args: TakeoverArgs, output: Output) -> Result<(), Failur
     Ok(())
 }
 
-/// Takes one log over again and again, whose last writer has acknowledged one entry and has
-/// `unacknowledged` more on their way.
+/// Takes one log over again and again, whose last writer has acknowledged one entry and has gone
+/// with `unacknowledged` more on their way.
 async fn measure(
     client: &Client,
     rounds: u32,
@@ -73,11 +73,10 @@ async fn measure(
     for _ in 0..rounds {
         writer.append("acknowledged").await?;
         let on_their_way: Vec<_> = (0..unacknowledged).map(|_| writer.append("on its way")).collect();
+        drop((writer, on_their_way));
         let start = Instant::now();
-        let next = client.take_over(&name).await?;
+        writer = client.take_over(&name).await?;
         times.push(start.elapsed().as_secs_f64() * 1e3);
-        drop(on_their_way);
-        writer = next;
     }
     writer.close().await?;
     times.sort_by(f64::total_cmp);
