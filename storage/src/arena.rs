@@ -1,11 +1,9 @@
 //! A node's memory for entries: one mapped file, bounded, lent to segments in chunks.
 
-use crate::buffer_dir::BufferDir;
+use crate::buffer::{BufferDir, BufferError};
 use crate::limits::{ARENA_BYTES, CHUNK_BYTES};
 use crate::mapping::{Chunk, Pool};
 use std::collections::VecDeque;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How large an arena is.
@@ -23,52 +21,16 @@ impl Default for ArenaOptions {
     }
 }
 
-/// Why an arena cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum ArenaError {
-    /// The sizes make no sense.
-    #[error(
-        "a buffer of {bytes} bytes in chunks of {chunk_bytes} is not possible: expected 1 to {} chunks of 1 byte to 4 GiB; correct buffer.memory.bytes",
-        u32::MAX
-    )]
-    Options {
-        /// Bytes asked for.
-        bytes: u64,
-        /// Bytes of one chunk.
-        chunk_bytes: usize,
-    },
-    /// Another process has the directory.
-    #[error(
-        "buffer directory {} is in use by another process: stop that process, or give this node a directory of its own",
-        .path.display()
-    )]
-    Busy {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// The file system has too little room.
-    #[error(
-        "no room for the buffer in {}: it needs {wanted} bytes and the file system has {free} free; make the tmpfs larger (mount -o remount,size=...) or lower buffer.memory.bytes",
-        .path.display()
-    )]
-    NoSpace {
-        /// The directory.
-        path: PathBuf,
-        /// Bytes needed.
-        wanted: u64,
-        /// Bytes free.
-        free: u64,
-    },
-    /// The system refuses.
-    #[error("cannot {action} of the buffer at {}: {source}; check the path and its permissions", .path.display())]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// What failed.
-        action: &'static str,
-        /// Why.
-        source: io::Error,
-    },
+impl ArenaOptions {
+    /// How many chunks there are.
+    pub(crate) fn check(&self) -> Result<u32, BufferError> {
+        let Self { bytes, chunk_bytes } = *self;
+        bytes
+            .checked_div(chunk_bytes as u64)
+            .and_then(|chunks| u32::try_from(chunks).ok())
+            .filter(|chunks| *chunks > 0 && u32::try_from(chunk_bytes).is_ok())
+            .ok_or(BufferError::Options { bytes, chunk_bytes })
+    }
 }
 
 /// The arena has too few free chunks. Chunks become free as entries are archived.
@@ -85,37 +47,23 @@ pub struct Full {
     pub capacity: u64,
 }
 
-/// The memory buffer of a node.
+/// The memory of a buffer.
 #[derive(Debug)]
 pub struct Arena {
     pool: Arc<Pool>,
-    /// Locked while the arena lives.
-    _dir: BufferDir,
 }
 
 impl Arena {
-    /// Opens an empty arena in `dir`, which is created if it is missing and stays locked while the
-    /// arena lives. What an earlier start left there is discarded. Blocks while the system
-    /// allocates the memory: about a third of a second for 1 GiB.
-    ///
-    /// # Errors
-    /// When another process has the directory, when there is too little room, or when the system
-    /// refuses. A directory that is not on a tmpfs is allowed, with a warning in the log.
-    pub fn open(dir: &Path, options: &ArenaOptions) -> Result<Arc<Self>, ArenaError> {
-        let ArenaOptions { bytes, chunk_bytes } = *options;
-        let chunks = bytes
-            .checked_div(chunk_bytes as u64)
-            .and_then(|chunks| u32::try_from(chunks).ok())
-            .filter(|chunks| *chunks > 0 && u32::try_from(chunk_bytes).is_ok())
-            .ok_or(ArenaError::Options { bytes, chunk_bytes })?;
-        let dir = BufferDir::open(dir)?;
-        let file = dir.create_arena(u64::from(chunks) * chunk_bytes as u64)?;
-        let pool = Pool::new(&file, chunk_bytes, chunks).map_err(|source| ArenaError::Io {
+    /// A fresh arena in a directory; one that is there is discarded.
+    pub(crate) fn create(dir: &BufferDir, options: &ArenaOptions) -> Result<Arc<Self>, BufferError> {
+        let chunks = options.check()?;
+        let file = dir.create_arena(u64::from(chunks) * options.chunk_bytes as u64)?;
+        let pool = Pool::new(&file, options.chunk_bytes, chunks).map_err(|source| BufferError::Io {
             path: dir.path().to_owned(),
             action: "map the file",
             source,
         })?;
-        Ok(Arc::new(Self { pool: Arc::new(pool), _dir: dir }))
+        Ok(Arc::new(Self { pool: Arc::new(pool) }))
     }
 
     /// Bytes that it holds.
@@ -153,28 +101,37 @@ impl Arena {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io;
+    use std::path::Path;
 
     const SMALL: ArenaOptions = ArenaOptions { bytes: 1 << 20, chunk_bytes: 64 << 10 };
+
+    fn open(dir: &Path, options: &ArenaOptions) -> Result<(BufferDir, Arc<Arena>), BufferError> {
+        options.check()?;
+        let dir = BufferDir::open(dir)?;
+        let arena = Arena::create(&dir, options)?;
+        Ok((dir, arena))
+    }
 
     #[test]
     fn a_directory_is_created_and_locked_while_the_arena_lives() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/er");
-        let arena = Arena::open(&path, &SMALL).unwrap();
+        let (dir_lock, arena) = open(&path, &SMALL).unwrap();
         assert_eq!((arena.capacity_bytes(), arena.used_bytes()), (1 << 20, 0));
-        let busy = Arena::open(&path, &SMALL).unwrap_err();
-        assert!(matches!(busy, ArenaError::Busy { .. }), "{busy}");
+        let busy = open(&path, &SMALL).unwrap_err();
+        assert!(matches!(busy, BufferError::Busy { .. }), "{busy}");
         let text = busy.to_string();
         assert!(text.contains(&path.display().to_string()) && text.contains("another process"), "{text}");
-        drop(arena);
-        Arena::open(&path, &SMALL).expect("it is free again");
+        drop((dir_lock, arena));
+        open(&path, &SMALL).expect("it is free again");
     }
 
     #[test]
     fn what_an_earlier_start_left_is_discarded() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("arena"), vec![7; 3 << 20]).unwrap();
-        let arena = Arena::open(dir.path(), &SMALL).unwrap();
+        let (_lock, arena) = open(dir.path(), &SMALL).unwrap();
         assert_eq!(std::fs::metadata(dir.path().join("arena")).unwrap().len(), 1 << 20);
         let mut chunks = VecDeque::new();
         arena.take(16, &mut chunks).unwrap();
@@ -186,23 +143,23 @@ mod tests {
     fn a_buffer_that_does_not_fit_is_refused_before_it_fills_the_file_system() {
         let dir = tempfile::tempdir().unwrap();
         let huge = ArenaOptions { bytes: 1 << 50, chunk_bytes: 1 << 30 };
-        let error = Arena::open(dir.path(), &huge).unwrap_err();
-        let ArenaError::NoSpace { wanted, free, .. } = &error else { panic!("{error}") };
+        let error = open(dir.path(), &huge).unwrap_err();
+        let BufferError::NoSpace { wanted, free, .. } = &error else { panic!("{error}") };
         assert!(*wanted == 1 << 50 && *free > 0 && *free < 1 << 50);
         let text = error.to_string();
         for part in [dir.path().display().to_string(), wanted.to_string(), free.to_string()] {
             assert!(text.contains(&part), "{text} names {part}");
         }
         assert!(!dir.path().join("arena").exists());
-        Arena::open(dir.path(), &SMALL).expect("the lock of the failed attempt is gone");
+        open(dir.path(), &SMALL).expect("the lock of the failed attempt is gone");
     }
 
     #[test]
     fn senseless_sizes_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         for (bytes, chunk_bytes) in [(0, 1), (10, 0), (10, 11), (1 << 40, 1), (1 << 40, 1 << 33)] {
-            let error = Arena::open(dir.path(), &ArenaOptions { bytes, chunk_bytes }).unwrap_err();
-            assert!(matches!(error, ArenaError::Options { .. }), "{error}");
+            let error = open(dir.path(), &ArenaOptions { bytes, chunk_bytes }).unwrap_err();
+            assert!(matches!(error, BufferError::Options { .. }), "{error}");
         }
     }
 
@@ -211,7 +168,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, b"").unwrap();
-        let error = Arena::open(&path, &SMALL).unwrap_err().to_string();
+        let error = open(&path, &SMALL).unwrap_err().to_string();
         assert!(error.contains(&path.display().to_string()), "{error}");
     }
 
@@ -248,10 +205,10 @@ mod tests {
         let Some(tmpfs) = Tmpfs::mount() else { return };
         let (one, two) = (tmpfs.0.path().join("one"), tmpfs.0.path().join("two"));
         let options = ArenaOptions { bytes: 3 << 20, chunk_bytes: 64 << 10 };
-        let arena = Arena::open(&one, &options).unwrap();
-        let error = Arena::open(&two, &options).unwrap_err();
+        let (lock, arena) = open(&one, &options).unwrap();
+        let error = open(&two, &options).unwrap_err();
         assert!(
-            matches!(error, ArenaError::NoSpace { wanted: 0x30_0000, free: 1..=0x10_0000, .. }),
+            matches!(error, BufferError::NoSpace { wanted: 0x30_0000, free: 1..=0x10_0000, .. }),
             "{error}"
         );
 
@@ -266,7 +223,7 @@ mod tests {
             chunk.set_readable(64 << 10);
         }
         assert!(chunks.iter().all(|chunk| chunk.view(0..64 << 10).iter().all(|byte| *byte == 2)));
-        drop((chunks, arena));
-        Arena::open(&one, &options).expect("what the last start left is no obstacle");
+        drop((chunks, arena, lock));
+        open(&one, &options).expect("what the last start left is no obstacle");
     }
 }

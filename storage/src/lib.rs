@@ -8,7 +8,7 @@
 
 mod arena;
 mod batches;
-mod buffer_dir;
+mod buffer;
 #[cfg(test)]
 mod fixture;
 mod frames;
@@ -24,8 +24,9 @@ pub mod limits;
 pub mod names;
 pub mod part;
 
-pub use arena::{Arena, ArenaError, ArenaOptions, Full};
+pub use arena::{Arena, ArenaOptions, Full};
 pub use batches::RowError;
+pub use buffer::{Buffer, BufferError, Contents, Damage, Found, KeptSegment, Leftover, Position, Synced};
 pub use frames::Run;
 pub use names::PartName;
 pub use objects::{ListedPart, ObjectError, Objects, Probe, Put};

@@ -48,8 +48,7 @@ struct Staged {
 
 impl SegmentBuffer {
     /// An empty segment whose first entry will have index `start`; `before` is what lies before it.
-    #[must_use]
-    pub fn new(arena: Arc<Arena>, place: Place, start: Index, before: BatchEnd) -> Self {
+    pub(crate) fn new(arena: Arc<Arena>, place: Place, start: Index, before: BatchEnd) -> Self {
         let frames = Frames::new(Boundary { index: start, at: 0, before });
         Self { arena, place, frames, staged: None, chunks: VecDeque::new(), first_chunk: 0 }
     }
@@ -97,8 +96,10 @@ impl SegmentBuffer {
         self.staged.as_ref().map_or(0, |staged| staged.header.body_len as usize - staged.filled)
     }
 
-    /// Makes the staged batch visible, which must be complete; `end` is what it leaves behind it.
-    pub fn publish(&mut self, end: BatchEnd) {
+    /// Makes the staged batch visible, which must be complete, and puts it at rest; `end` is what it
+    /// leaves behind it. `repair` says that it did not come from the segment's writer; from the
+    /// first repair on everything counts as one.
+    pub fn publish(&mut self, end: BatchEnd, _repair: bool) {
         let left = self.staged_left();
         let staged = self.staged.take().expect("a batch is staged");
         let tail = *self.frames.tail();
@@ -114,6 +115,25 @@ impl SegmentBuffer {
         if self.staged.take().is_some() {
             self.release();
         }
+    }
+
+    /// Continues at `start`, which is above the tail: everything below it is archived, and what is
+    /// here is given back. `before` is what lies before it. What follows are repairs.
+    pub fn jump(&mut self, start: Index, before: BatchEnd) {
+        assert!(start > self.tail(), "a jump from {} to {start}", self.tail());
+        *self = Self::new(Arc::clone(&self.arena), self.place, start, before);
+    }
+
+    /// Gives back everything, at rest too: the segment is archived whole, or its log deleted. What is
+    /// merely dropped stays at rest for the next process, and its room in use until then.
+    pub fn remove(self) {
+        drop(self);
+    }
+
+    /// The segment.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The index that the next batch will have.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::arena::ArenaOptions;
+use crate::buffer::BufferDir;
 use crate::fixture::{Batch, Batches, PLACE};
 use piculet_quorum::ids::Chain;
 use piculet_quorum::limits::BATCH_BYTES_MAX;
@@ -9,7 +10,7 @@ use tempfile::TempDir;
 fn arena(chunks: u64, chunk_bytes: usize) -> (TempDir, Arc<Arena>) {
     let dir = tempfile::tempdir().unwrap();
     let options = ArenaOptions { bytes: chunks * chunk_bytes as u64, chunk_bytes };
-    let arena = Arena::open(dir.path(), &options).unwrap();
+    let arena = Arena::create(&BufferDir::open(dir.path()).unwrap(), &options).unwrap();
     (dir, arena)
 }
 
@@ -22,7 +23,7 @@ fn append(segment: &mut SegmentBuffer, batch: &Batch, piece: usize) -> Result<()
     for piece in batch.body.chunks(piece) {
         segment.fill(piece);
     }
-    segment.publish(batch.end);
+    segment.publish(batch.end, false);
     Ok(())
 }
 
@@ -142,7 +143,7 @@ fn an_incomplete_batch_is_never_published() {
     let batch = batches.peek(&[10]);
     segment.begin(&batch.header).unwrap();
     segment.fill(&batch.body[1..]);
-    segment.publish(batch.end);
+    segment.publish(batch.end, false);
 }
 
 /// What may happen to one of the segments of a node. Numbers select among what there is.

@@ -1,6 +1,6 @@
 //! The directory of a memory buffer: locked for as long as the buffer lives, holding one file.
 
-use crate::arena::ArenaError;
+use super::BufferError;
 use crate::mapping::{FileSystem, allocate};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -20,8 +20,8 @@ pub(crate) struct BufferDir {
 
 impl BufferDir {
     /// Creates the directory if it is missing, and locks it.
-    pub(crate) fn open(path: &Path) -> Result<Self, ArenaError> {
-        let failed = |action| move |source| ArenaError::Io { path: path.to_owned(), action, source };
+    pub(crate) fn open(path: &Path) -> Result<Self, BufferError> {
+        let failed = |action| move |source| BufferError::Io { path: path.to_owned(), action, source };
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -36,7 +36,7 @@ impl BufferDir {
             .map_err(failed("open the lock file"))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(ArenaError::Busy { path: path.to_owned() }),
+            Err(TryLockError::WouldBlock) => Err(BufferError::Busy { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => Err(failed("lock the lock file")(source)),
         }
     }
@@ -47,11 +47,11 @@ impl BufferDir {
 
     /// A fresh file of `bytes` bytes, all of them allocated. One that an earlier start left behind
     /// is removed first: its entries belong to an earlier incarnation, which nobody counts on.
-    pub(crate) fn create_arena(&self, bytes: u64) -> Result<File, ArenaError> {
+    pub(crate) fn create_arena(&self, bytes: u64) -> Result<File, BufferError> {
         let path = self.path.join(ARENA_FILE);
         let failed = |action| {
             let path = path.clone();
-            move |source| ArenaError::Io { path, action, source }
+            move |source| BufferError::Io { path, action, source }
         };
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -75,10 +75,10 @@ impl BufferDir {
         allocated.map(|()| file)
     }
 
-    fn allocate(&self, file: &File, bytes: u64) -> Result<(), ArenaError> {
-        let failed = |action| move |source| ArenaError::Io { path: self.path.clone(), action, source };
+    fn allocate(&self, file: &File, bytes: u64) -> Result<(), BufferError> {
+        let failed = |action| move |source| BufferError::Io { path: self.path.clone(), action, source };
         let system = FileSystem::of(file).map_err(failed("ask for the file system"))?;
-        let no_space = |free| ArenaError::NoSpace { path: self.path.clone(), wanted: bytes, free };
+        let no_space = |free| BufferError::NoSpace { path: self.path.clone(), wanted: bytes, free };
         if let Some(free) = system.free_bytes
             && free < bytes
         {
