@@ -124,6 +124,9 @@ mod tests {
         let expected = Txn::default().when(key.clone(), Revision(7));
         assert_eq!(txn, expected.put(key, Record::Incarnation(life(3, 31))));
         let (incarnation, txn) = next_life(&node, Level::Disk, Some(&read), Nonce(32));
-        assert_eq!((incarnation, txn), (Incarnation(4), swap_life(&node, Level::Disk, Some(&read), life(4, 32))));
+        assert_eq!(
+            (incarnation, txn),
+            (Incarnation(4), swap_life(&node, Level::Disk, Some(&read), life(4, 32)))
+        );
     }
 }
