@@ -104,8 +104,10 @@ pub async fn take_life(
             wait_elsewhere(meta, place, &mut record).await?;
         }
         let before = record.life().copied();
-        let last = before.map_or(Incarnation(0), |before| before.incarnation);
-        let incarnation = if kept { last } else { last.plus(1) };
+        let incarnation = match before {
+            Some(before) if kept => before.incarnation,
+            _ => header.start().next(before.as_ref()),
+        };
         let life = IncarnationRecord { incarnation, nonce: fresh_nonce()? };
         // At rest before the metadata store hears of it: should this process end here, the next
         // start knows what may have landed.
