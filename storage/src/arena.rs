@@ -3,7 +3,12 @@
 use crate::buffer::{BufferDir, BufferError};
 use crate::limits::{ARENA_BYTES, CHUNK_BYTES};
 use crate::mapping::{Chunk, Pool};
+use crate::slots::{self, Extent, Layout, Slot};
+use parking_lot::Mutex;
+use piculet_quorum::batch::Place;
 use std::collections::VecDeque;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// How large an arena is.
@@ -33,43 +38,65 @@ impl ArenaOptions {
     }
 }
 
-/// The arena has too few free chunks. Chunks become free as entries are archived.
+/// There is no room. It comes as entries are archived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the memory buffer is full: {wanted} bytes are needed and {free} of {capacity} are free; it empties as entries are archived: check that the object store is reachable, or raise buffer.memory.bytes"
-)]
-pub struct Full {
-    /// Bytes needed, in whole chunks.
-    pub wanted: u64,
-    /// Bytes free.
-    pub free: u64,
-    /// Bytes in all.
-    pub capacity: u64,
+pub enum Full {
+    /// Too few chunks are free.
+    #[error(
+        "the buffer is full: {wanted} bytes are needed and {free} of {capacity} are free; it empties as entries are archived: check that the object store is reachable, or raise buffer.memory.bytes"
+    )]
+    Chunks {
+        /// Bytes needed, in whole chunks.
+        wanted: u64,
+        /// Bytes free.
+        free: u64,
+        /// Bytes in all.
+        capacity: u64,
+    },
+    /// No slot is free.
+    #[error(
+        "the buffer has entries, or the ends, of {slots} segments and room for no more: segments leave it as they are sealed and archived; raise buffer.memory.bytes if so many logs are written to at once"
+    )]
+    Slots {
+        /// Segments that it has room for.
+        slots: u32,
+    },
 }
 
 /// The memory of a buffer.
 #[derive(Debug)]
 pub struct Arena {
     pool: Arc<Pool>,
+    layout: Layout,
+    table: Mutex<Table>,
+}
+
+/// Which slots are free.
+#[derive(Debug)]
+struct Table {
+    free: Vec<u32>,
+    next_serial: u64,
 }
 
 impl Arena {
     /// A fresh arena in a directory; one that is there is discarded.
-    pub(crate) fn create(dir: &BufferDir, options: &ArenaOptions) -> Result<Arc<Self>, BufferError> {
-        let chunks = options.check()?;
-        let file = dir.create_arena(u64::from(chunks) * options.chunk_bytes as u64)?;
-        let pool = Pool::new(&file, options.chunk_bytes, chunks).map_err(|source| BufferError::Io {
-            path: dir.path().to_owned(),
-            action: "map the file",
-            source,
-        })?;
-        Ok(Arc::new(Self { pool: Arc::new(pool) }))
+    pub(crate) fn create(dir: &Arc<BufferDir>, layout: Layout) -> Result<Self, BufferError> {
+        let file = dir.create_arena(layout.file_bytes())?;
+        let pool = map(&file, &layout, dir)?;
+        file.write_all_at(&layout.encode(), 0).map_err(dir.arena_failed("write to the file"))?;
+        let table = Table { free: (0..layout.slots).rev().collect(), next_serial: 1 };
+        Ok(Self { pool: Arc::new(pool), layout, table: Mutex::new(table) })
+    }
+
+    /// The arena in a file that an earlier process left, of whose slots these are free.
+    pub(crate) fn reopened(pool: Arc<Pool>, layout: Layout, free: Vec<u32>, next_serial: u64) -> Self {
+        Self { pool, layout, table: Mutex::new(Table { free, next_serial }) }
     }
 
     /// Bytes that it holds.
     #[must_use]
     pub fn capacity_bytes(&self) -> u64 {
-        self.bytes_of(self.pool.chunks())
+        self.layout.capacity()
     }
 
     /// Bytes of the chunks that are lent, to segments or to readers of what segments have freed.
@@ -84,18 +111,68 @@ impl Arena {
         self.pool.chunk_bytes()
     }
 
+    #[cfg(test)]
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// Lends `count` chunks, put behind those in `to`; or none at all.
     pub(crate) fn take(&self, count: usize, to: &mut VecDeque<Chunk>) -> Result<(), Full> {
-        self.pool.take(count, |chunk| to.push_back(chunk)).map_err(|free| Full {
+        self.pool.take(count, |chunk| to.push_back(chunk)).map_err(|free| Full::Chunks {
             wanted: self.bytes_of(count),
             free: self.bytes_of(free),
             capacity: self.capacity_bytes(),
         })
     }
 
+    /// Gives chunks back: each is free as soon as no reader holds it.
+    pub(crate) fn give_back(&self, chunks: impl IntoIterator<Item = Chunk>) {
+        for chunk in chunks {
+            slots::clear_owner(&self.pool, &self.layout, chunk.number());
+            chunk.release();
+        }
+    }
+
+    /// Puts at rest that a chunk is the one at `position` of the segment in a slot.
+    pub(crate) fn assign(&self, chunk: &Chunk, slot: &Slot, position: u64) {
+        slots::set_owner(&self.pool, &self.layout, chunk.number(), slot.serial(), position);
+    }
+
+    /// Puts a segment at rest.
+    pub(crate) fn take_slot(&self, place: &Place, extent: &Extent) -> Result<Slot, Full> {
+        let mut table = self.table.lock();
+        let number = table.free.pop().ok_or(Full::Slots { slots: self.layout.slots })?;
+        let serial = table.next_serial;
+        table.next_serial += 1;
+        drop(table);
+        Ok(Slot::write(&self.pool, &self.layout, number, serial, place, extent))
+    }
+
+    /// Moves the tail of a segment, whose bytes are written.
+    pub(crate) fn publish(&self, slot: &Slot, tail_at: u64) {
+        slot.publish(&self.pool, &self.layout, tail_at);
+    }
+
+    /// Changes everything that is at rest of a segment besides its batches.
+    pub(crate) fn update(&self, slot: &mut Slot, extent: &Extent) {
+        slot.update(&self.pool, &self.layout, extent);
+    }
+
+    /// Nothing is at rest of the segment any more.
+    pub(crate) fn give_slot_back(&self, slot: Slot) {
+        let number = slot.clear(&self.pool, &self.layout);
+        self.table.lock().free.push(number);
+    }
+
     fn bytes_of(&self, chunks: usize) -> u64 {
         chunks as u64 * self.chunk_bytes() as u64
     }
+}
+
+/// Maps the file of an arena.
+pub(crate) fn map(file: &File, layout: &Layout, dir: &Arc<BufferDir>) -> Result<Pool, BufferError> {
+    Pool::new(file, layout.chunks_at(), layout.chunk_bytes, layout.chunks, Some(Arc::clone(dir)))
+        .map_err(dir.arena_failed("map the file"))
 }
 
 #[cfg(test)]
@@ -106,24 +183,22 @@ mod tests {
 
     const SMALL: ArenaOptions = ArenaOptions { bytes: 1 << 20, chunk_bytes: 64 << 10 };
 
-    fn open(dir: &Path, options: &ArenaOptions) -> Result<(BufferDir, Arc<Arena>), BufferError> {
-        options.check()?;
-        let dir = BufferDir::open(dir)?;
-        let arena = Arena::create(&dir, options)?;
-        Ok((dir, arena))
+    fn open(dir: &Path, options: &ArenaOptions) -> Result<Arena, BufferError> {
+        let layout = Layout::new(options)?;
+        Arena::create(&Arc::new(BufferDir::open(dir)?), layout)
     }
 
     #[test]
     fn a_directory_is_created_and_locked_while_the_arena_lives() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/er");
-        let (dir_lock, arena) = open(&path, &SMALL).unwrap();
+        let arena = open(&path, &SMALL).unwrap();
         assert_eq!((arena.capacity_bytes(), arena.used_bytes()), (1 << 20, 0));
         let busy = open(&path, &SMALL).unwrap_err();
         assert!(matches!(busy, BufferError::Busy { .. }), "{busy}");
         let text = busy.to_string();
         assert!(text.contains(&path.display().to_string()) && text.contains("another process"), "{text}");
-        drop((dir_lock, arena));
+        drop(arena);
         open(&path, &SMALL).expect("it is free again");
     }
 
@@ -131,8 +206,8 @@ mod tests {
     fn what_an_earlier_start_left_is_discarded() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("arena"), vec![7; 3 << 20]).unwrap();
-        let (_lock, arena) = open(dir.path(), &SMALL).unwrap();
-        assert_eq!(std::fs::metadata(dir.path().join("arena")).unwrap().len(), 1 << 20);
+        let arena = open(dir.path(), &SMALL).unwrap();
+        assert_eq!(std::fs::metadata(dir.path().join("arena")).unwrap().len(), arena.layout().file_bytes());
         let mut chunks = VecDeque::new();
         arena.take(16, &mut chunks).unwrap();
         chunks[3].set_readable(64 << 10);
@@ -145,7 +220,7 @@ mod tests {
         let huge = ArenaOptions { bytes: 1 << 50, chunk_bytes: 1 << 30 };
         let error = open(dir.path(), &huge).unwrap_err();
         let BufferError::NoSpace { wanted, free, .. } = &error else { panic!("{error}") };
-        assert!(*wanted == 1 << 50 && *free > 0 && *free < 1 << 50);
+        assert!(*wanted > 1 << 50 && *free > 0 && *free < 1 << 50);
         let text = error.to_string();
         for part in [dir.path().display().to_string(), wanted.to_string(), free.to_string()] {
             assert!(text.contains(&part), "{text} names {part}");
@@ -205,14 +280,14 @@ mod tests {
         let Some(tmpfs) = Tmpfs::mount() else { return };
         let (one, two) = (tmpfs.0.path().join("one"), tmpfs.0.path().join("two"));
         let options = ArenaOptions { bytes: 3 << 20, chunk_bytes: 64 << 10 };
-        let (lock, arena) = open(&one, &options).unwrap();
+        let arena = open(&one, &options).unwrap();
         let error = open(&two, &options).unwrap_err();
         assert!(
-            matches!(error, BufferError::NoSpace { wanted: 0x30_0000, free: 1..=0x10_0000, .. }),
+            matches!(error, BufferError::NoSpace { wanted: 0x30_0000.., free: 1..=0x10_0000, .. }),
             "{error}"
         );
 
-        let filler = std::fs::File::create(two.join("filler")).unwrap();
+        let filler = File::create(two.join("filler")).unwrap();
         let full = crate::mapping::allocate(&filler, 4 << 20).unwrap_err();
         assert_eq!(full.kind(), io::ErrorKind::StorageFull);
         std::fs::write(two.join("filler"), vec![1; 4 << 20]).expect_err("the tmpfs is full to the brim");
@@ -223,7 +298,7 @@ mod tests {
             chunk.set_readable(64 << 10);
         }
         assert!(chunks.iter().all(|chunk| chunk.view(0..64 << 10).iter().all(|byte| *byte == 2)));
-        drop((chunks, arena, lock));
+        drop((chunks, arena));
         open(&one, &options).expect("what the last start left is no obstacle");
     }
 }

@@ -8,17 +8,24 @@
 
 mod dir;
 mod error;
+mod fences;
+mod identity;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use dir::BufferDir;
 pub use error::{BufferError, Damage};
 
 use crate::arena::{Arena, ArenaOptions};
+use crate::reopen::{Reopened, Segment};
 use crate::segment_buffer::SegmentBuffer;
+use crate::slots::Layout;
+use fences::Fences;
+use identity::{Boot, Identity, Proof};
 use parking_lot::Mutex;
 use piculet_quorum::batch::{BatchEnd, Place};
 use piculet_quorum::ids::{Epoch, Incarnation, Index, Level, LogId, Nonce, SegmentNumber};
 use piculet_quorum::replica::Kept;
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -78,9 +85,15 @@ pub struct KeptSegment {
 /// not decided yet. Dropping it changes nothing there.
 #[derive(Debug)]
 pub struct Found {
-    dir: BufferDir,
-    options: ArenaOptions,
-    swap: Option<(Incarnation, Nonce)>,
+    dir: Arc<BufferDir>,
+    layout: Layout,
+    cluster: Nonce,
+    /// What the directory says of itself, if it says anything.
+    identity: Option<Identity>,
+    /// Where the directory is, and in which boot the machine is.
+    proof: Proof,
+    arena: Option<Reopened>,
+    fences: Option<Fences>,
     damage: Option<Damage>,
 }
 
@@ -91,23 +104,64 @@ impl Found {
     /// # Errors
     /// When another process has the directory, when it belongs to another cluster or a later
     /// version, or when the system refuses.
-    pub fn memory(dir: &Path, options: &ArenaOptions, _cluster: Nonce) -> Result<Self, BufferError> {
-        options.check()?;
-        let dir = BufferDir::open(dir)?;
-        let damage = Some(Damage::NoIdentity { path: dir.path().to_owned() });
-        Ok(Self { dir, options: *options, swap: None, damage })
+    pub fn memory(dir: &Path, options: &ArenaOptions, cluster: Nonce) -> Result<Self, BufferError> {
+        Self::memory_in(dir, options, cluster, Boot::now()?)
+    }
+
+    fn memory_in(
+        dir: &Path,
+        options: &ArenaOptions,
+        cluster: Nonce,
+        boot: Boot,
+    ) -> Result<Self, BufferError> {
+        let layout = Layout::new(options)?;
+        let dir = Arc::new(BufferDir::open(dir)?);
+        let path = dir.path().to_owned();
+        let (identity, unreadable) = match Identity::read(&dir)? {
+            Ok(identity) => (identity, None),
+            Err(damage) => (None, Some(damage)),
+        };
+        if let Some(identity) = identity.filter(|identity| identity.cluster != cluster) {
+            return Err(BufferError::OtherCluster { path, found: identity.cluster, expected: cluster });
+        }
+        let (file_system, inode) = dir.whereabouts()?;
+        let proof = Proof { file_system, inode, boot };
+        let Some(identity) = identity.filter(|identity| identity.adopted.is_some()) else {
+            // Nothing in it was ever vouched for.
+            let damage = unreadable.unwrap_or(Damage::NoIdentity { path });
+            return Ok(Self::with_nothing(dir, layout, cluster, identity, proof, damage));
+        };
+        let (arena, arena_damage) = open_arena(&dir, &layout)?;
+        let (fences, fences_damage) = match Fences::read(&dir)? {
+            Ok(fences) => (Some(fences), None),
+            Err(damage) => (None, Some(damage)),
+        };
+        let moved = identity.proof.damage(&proof, &path);
+        let damage = moved.or(arena_damage).or(fences_damage);
+        Ok(Self { dir, layout, cluster, identity: Some(identity), proof, arena, fences, damage })
+    }
+
+    fn with_nothing(
+        dir: Arc<BufferDir>,
+        layout: Layout,
+        cluster: Nonce,
+        identity: Option<Identity>,
+        proof: Proof,
+        damage: Damage,
+    ) -> Self {
+        Self { dir, layout, cluster, identity, proof, arena: None, fences: None, damage: Some(damage) }
     }
 
     /// The life that was adopted last in this directory, if there is one.
     #[must_use]
     pub fn adopted(&self) -> Option<(Incarnation, Nonce)> {
-        None
+        self.identity?.adopted
     }
 
     /// A swap that was begun and not adopted: it may have landed in the metadata, or may yet.
     #[must_use]
     pub fn unfinished(&self) -> Option<(Incarnation, Nonce)> {
-        self.swap
+        self.identity?.unfinished
     }
 
     /// Why the buffer cannot keep its incarnation, if it cannot.
@@ -116,10 +170,16 @@ impl Found {
         self.damage.as_ref()
     }
 
-    /// What is there of each segment, kept or not.
+    /// What is there of each segment, as far as it agrees, be it kept or not.
     #[must_use]
     pub fn leftovers(&self) -> Vec<Leftover> {
-        Vec::new()
+        let segments = self.arena.iter().flat_map(Reopened::segments);
+        let leftover = |segment: &Segment| Leftover {
+            place: segment.place,
+            freed: segment.frames.head().index,
+            tail: segment.frames.tail().index,
+        };
+        segments.map(leftover).collect()
     }
 
     /// Records a swap, before the metadata are asked for it. It takes the place of an earlier one,
@@ -128,7 +188,13 @@ impl Found {
     /// # Errors
     /// When the system refuses. Then it may or may not be recorded.
     pub fn begin_swap(&mut self, incarnation: Incarnation, nonce: Nonce) -> Result<(), BufferError> {
-        self.swap = Some((incarnation, nonce));
+        // What proves the adopted life stays as it was: a copied directory stays found out.
+        let (adopted, proof) =
+            self.identity.map_or((None, self.proof), |identity| (identity.adopted, identity.proof));
+        let unfinished = Some((incarnation, nonce));
+        let identity = Identity { cluster: self.cluster, adopted, unfinished, proof };
+        identity.write(&self.dir)?;
+        self.identity = Some(identity);
         Ok(())
     }
 
@@ -143,31 +209,67 @@ impl Found {
     /// If no swap was begun, if a damaged buffer were kept, or if `keep` does not say whether the
     /// incarnation is the same.
     pub fn adopt(self, keep: bool) -> Result<(Arc<Buffer>, Contents), BufferError> {
-        assert!(self.swap.is_some(), "a life begins with a swap");
+        let life = self.unfinished().expect("a life begins with a swap");
+        let same = self.adopted().is_some_and(|(incarnation, _)| incarnation == life.0);
         assert!(!keep || self.damage.is_none(), "a damaged buffer is not kept");
-        let arena = Arena::create(&self.dir, &self.options)?;
-        Ok((Arc::new(Buffer::new(self.dir, arena)), Contents::default()))
+        assert_eq!(keep, same, "the contents stay if the incarnation does, and only then");
+        let Self { dir, layout, cluster, proof, arena, fences, .. } = self;
+        let (arena, fences, segments) = if keep {
+            let arena = arena.expect("a buffer without damage has its arena");
+            let (arena, segments) = arena.adopt();
+            (arena, fences.expect("a buffer without damage has its fences"), segments)
+        } else {
+            drop((arena, fences));
+            (Arc::new(Arena::create(&dir, layout)?), Fences::create(&dir)?, Vec::new())
+        };
+        Identity { cluster, adopted: Some(life), unfinished: None, proof }.write(&dir)?;
+        let kept = |buffer: SegmentBuffer| KeptSegment { kept: buffer.kept(), buffer };
+        let segments = segments.into_iter().map(kept).collect();
+        let contents = Contents { segments, fences: fences.all() };
+        Ok((Arc::new(Buffer::new(arena, fences)), contents))
     }
 }
 
-/// The buffer that a node keeps entries of one level in. Its directory stays locked while it lives.
+/// What an earlier process left of the arena, and what is wrong with it.
+fn open_arena(
+    dir: &Arc<BufferDir>,
+    layout: &Layout,
+) -> Result<(Option<Reopened>, Option<Damage>), BufferError> {
+    let Some(file) = dir.open_arena()? else {
+        return Ok((None, Some(Damage::Missing { path: dir.arena_file() })));
+    };
+    let found = match Reopened::open(&file, dir)? {
+        Ok(found) => found,
+        Err(damage) => return Ok((None, Some(damage))),
+    };
+    let other_size = (found.layout != *layout).then(|| Damage::OtherSize {
+        path: dir.arena_file(),
+        found: found.layout.capacity(),
+        found_chunk: found.layout.chunk_bytes as u64,
+        bytes: layout.capacity(),
+        chunk: layout.chunk_bytes as u64,
+    });
+    let damage = other_size.or_else(|| found.damage.clone());
+    Ok((Some(found), damage))
+}
+
+/// The buffer that a node keeps entries of one level in. Its directory stays locked while it, one of
+/// its segments or anything read from it lives.
 #[derive(Debug)]
 pub struct Buffer {
     arena: Arc<Arena>,
-    fences: Mutex<HashMap<LogId, Epoch>>,
+    fences: Mutex<Fences>,
     synced: watch::Sender<Position>,
     failed: watch::Sender<Option<Arc<str>>>,
-    _dir: BufferDir,
 }
 
 impl Buffer {
-    fn new(dir: BufferDir, arena: Arc<Arena>) -> Self {
+    fn new(arena: Arc<Arena>, fences: Fences) -> Self {
         Self {
             arena,
-            fences: Mutex::default(),
+            fences: Mutex::new(fences),
             synced: watch::Sender::new(Position::MAX),
             failed: watch::Sender::new(None),
-            _dir: dir,
         }
     }
 
@@ -197,15 +299,13 @@ impl Buffer {
     /// # Errors
     /// When the system refuses. Then the fence must not be vouched for.
     pub fn put_fence(&self, log: LogId, epoch: Epoch) -> Result<Position, BufferError> {
-        let mut fences = self.fences.lock();
-        let fence = fences.entry(log).or_default();
-        *fence = epoch.max(*fence);
+        self.fences.lock().put(log, epoch)?;
         Ok(Position(0))
     }
 
     /// The log's tombstone has been read: its fence may go.
     pub fn forget_log(&self, log: LogId) {
-        self.fences.lock().remove(&log);
+        self.fences.lock().forget(log);
     }
 
     /// How far everything is durable. At `memory` always [`Position::MAX`].

@@ -16,7 +16,9 @@ pub mod journal;
 #[expect(unsafe_code, reason = "the shared mapping, and system calls that have no safe form")]
 mod mapping;
 mod objects;
+mod reopen;
 mod segment_buffer;
+mod slots;
 mod stores;
 
 #[cfg(any(test, feature = "conformance"))]

@@ -1,8 +1,9 @@
 //! The entries of one segment at one node, in chunks of the arena.
 //!
 //! The batches of a segment form one stream of bytes, each whole as it came: its header, then its
-//! entries. Positions in the stream only grow. Chunk `n` of the stream holds the positions from
-//! `n * chunk_bytes` on; the segment has the chunks from `first_chunk` on.
+//! entries. Positions in the stream grow, and start over when nothing is left in it. Chunk `n` of the
+//! stream holds the positions from `n * chunk_bytes` on; the segment has the chunks from
+//! `first_chunk` on.
 //!
 //! ```text
 //!        freed                    tail
@@ -17,10 +18,11 @@ mod tests;
 use crate::arena::{Arena, Full};
 use crate::frames::{Boundary, Frames, Run};
 use crate::mapping::Chunk;
+use crate::slots::Slot;
 use bytes::Bytes;
 use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchEnd, BatchHeader, Place};
 use piculet_quorum::ids::Index;
-use piculet_quorum::replica::ChainAt;
+use piculet_quorum::replica::{ChainAt, Kept};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -29,6 +31,9 @@ use std::sync::Arc;
 /// A batch is written in steps: [`begin`](Self::begin) reserves its room, [`fill`](Self::fill)
 /// takes its bytes as they come, and [`publish`](Self::publish) makes it visible, when it has been
 /// verified; or [`discard`](Self::discard) forgets it. Nothing here checks what the bytes mean.
+///
+/// What is published is at rest: the next process finds it, also when this one is killed. So a
+/// segment that is dropped stays at rest, and keeps its room; [`remove`](Self::remove) gives it back.
 #[derive(Debug)]
 pub struct SegmentBuffer {
     arena: Arc<Arena>,
@@ -37,6 +42,10 @@ pub struct SegmentBuffer {
     staged: Option<Staged>,
     chunks: VecDeque<Chunk>,
     first_chunk: u64,
+    /// The index from which on what was published are repairs.
+    repaired_from: Option<Index>,
+    /// What is at rest of it; nothing before its first batch.
+    slot: Option<Slot>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,13 +59,35 @@ impl SegmentBuffer {
     /// An empty segment whose first entry will have index `start`; `before` is what lies before it.
     pub(crate) fn new(arena: Arc<Arena>, place: Place, start: Index, before: BatchEnd) -> Self {
         let frames = Frames::new(Boundary { index: start, at: 0, before });
-        Self { arena, place, frames, staged: None, chunks: VecDeque::new(), first_chunk: 0 }
+        Self {
+            arena,
+            place,
+            frames,
+            staged: None,
+            chunks: VecDeque::new(),
+            first_chunk: 0,
+            repaired_from: None,
+            slot: None,
+        }
+    }
+
+    /// A segment that an earlier process left, with the chunks from its head to its tail.
+    pub(crate) fn reopened(
+        arena: Arc<Arena>,
+        place: Place,
+        frames: Frames,
+        chunks: VecDeque<Chunk>,
+        repaired_from: Option<Index>,
+        slot: Slot,
+    ) -> Self {
+        let first_chunk = frames.head().at / arena.chunk_bytes() as u64;
+        Self { arena, place, frames, staged: None, chunks, first_chunk, repaired_from, slot: Some(slot) }
     }
 
     /// Starts a batch behind the tail, and reserves all the room that it needs.
     ///
     /// # Errors
-    /// When the arena has too few free chunks. Nothing has changed then.
+    /// When there is no room. Nothing has changed then.
     ///
     /// # Panics
     /// If a batch is staged already, or this one does not continue the segment: the caller has
@@ -71,9 +102,23 @@ impl SegmentBuffer {
         );
         let chunk_bytes = self.arena.chunk_bytes() as u64;
         let chunks = (tail.at + header.bytes() as u64).div_ceil(chunk_bytes) - self.first_chunk;
-        let missing = (chunks as usize).saturating_sub(self.chunks.len());
+        let had = self.chunks.len();
+        let missing = (chunks as usize).saturating_sub(had);
         if missing > 0 {
             self.arena.take(missing, &mut self.chunks)?;
+        }
+        let slot = match &mut self.slot {
+            Some(slot) => slot,
+            none => match self.arena.take_slot(&self.place, &self.frames.extent(self.repaired_from)) {
+                Ok(slot) => none.insert(slot),
+                Err(full) => {
+                    self.arena.give_back(self.chunks.drain(had..));
+                    return Err(full);
+                }
+            },
+        };
+        for (position, chunk) in (self.first_chunk..).zip(&self.chunks).skip(had) {
+            self.arena.assign(chunk, slot, position);
         }
         self.write(tail.at, &header.encode(&self.place));
         self.staged = Some(Staged { header: *header, filled: 0 });
@@ -97,15 +142,21 @@ impl SegmentBuffer {
     }
 
     /// Makes the staged batch visible, which must be complete, and puts it at rest; `end` is what it
-    /// leaves behind it. `repair` says that it did not come from the segment's writer; from the
-    /// first repair on everything counts as one.
-    pub fn publish(&mut self, end: BatchEnd, _repair: bool) {
+    /// leaves behind it. `repair` says that it did not come from the segment's writer, which never
+    /// appends behind a repair.
+    pub fn publish(&mut self, end: BatchEnd, repair: bool) {
         let left = self.staged_left();
         let staged = self.staged.take().expect("a batch is staged");
         let tail = *self.frames.tail();
         assert_eq!(left, 0, "a batch is published when it is complete");
         assert!(end.last_timestamp >= tail.before.last_timestamp, "timestamps never decrease");
+        if repair && self.repaired_from.is_none() {
+            self.repaired_from = Some(tail.index);
+            self.put_extent();
+        }
         let at = tail.at + staged.header.bytes() as u64;
+        let slot = self.slot.as_ref().expect("a segment has a slot since its first batch began");
+        self.arena.publish(slot, at);
         self.for_each_chunk(tail.at, at, |chunk, _, to| chunk.set_readable(to));
         self.frames.push(Boundary { index: staged.header.end(), at, before: end });
     }
@@ -118,16 +169,30 @@ impl SegmentBuffer {
     }
 
     /// Continues at `start`, which is above the tail: everything below it is archived, and what is
-    /// here is given back. `before` is what lies before it. What follows are repairs.
+    /// here is given back, a staged batch too. `before` is what lies before it. What follows are
+    /// repairs. When nothing was at rest of the segment and there is no room, the jump is at rest
+    /// with the first batch behind it; until then a kill undoes it, which loses nothing.
     pub fn jump(&mut self, start: Index, before: BatchEnd) {
-        assert!(start > self.tail(), "a jump from {} to {start}", self.tail());
-        *self = Self::new(Arc::clone(&self.arena), self.place, start, before);
+        let tail = *self.frames.tail();
+        assert!(start > tail.index, "a jump from {} to {start}", tail.index);
+        self.staged = None;
+        self.repaired_from.get_or_insert(tail.index);
+        self.first_chunk = 0;
+        self.frames = Frames::new(Boundary { index: start, at: 0, before });
+        if self.slot.is_none() {
+            self.slot = self.arena.take_slot(&self.place, &self.frames.extent(self.repaired_from)).ok();
+        } else {
+            self.put_extent();
+        }
+        self.arena.give_back(self.chunks.drain(..));
     }
 
-    /// Gives back everything, at rest too: the segment is archived whole, or its log deleted. What is
-    /// merely dropped stays at rest for the next process, and its room in use until then.
-    pub fn remove(self) {
-        drop(self);
+    /// Gives back everything, at rest too: the segment is archived whole, or its log deleted.
+    pub fn remove(mut self) {
+        if let Some(slot) = self.slot.take() {
+            self.arena.give_slot_back(slot);
+        }
+        self.arena.give_back(self.chunks.drain(..));
     }
 
     /// The segment.
@@ -210,7 +275,19 @@ impl SegmentBuffer {
         }
         assert!(self.frames.at(index).is_some(), "{index} is no boundary of {:?}", self.place);
         self.frames.drop_below(index);
-        self.release();
+        if !self.release() {
+            self.put_extent();
+        }
+    }
+
+    /// What is at rest when a process ends.
+    pub(crate) fn kept(&self) -> Kept {
+        Kept {
+            tail: self.tail(),
+            writer_tail: self.repaired_from.unwrap_or(Index(u64::MAX)).min(self.tail()),
+            freed: self.freed(),
+            at_tail: self.end(),
+        }
     }
 
     /// Bytes of the chunks that are lent to this segment.
@@ -220,20 +297,37 @@ impl SegmentBuffer {
     }
 
     /// Gives back the chunks that are below the head or, unless a batch is staged, above the tail.
-    fn release(&mut self) {
+    /// Returns whether what is at rest besides the batches has been brought up to date.
+    fn release(&mut self) -> bool {
         let chunk_bytes = self.arena.chunk_bytes() as u64;
         if self.staged.is_none() && self.frames.is_empty() {
-            self.chunks.clear();
-            self.first_chunk = self.frames.tail().at.div_ceil(chunk_bytes);
-            self.frames.continue_at(self.first_chunk * chunk_bytes);
-            return;
+            if self.chunks.is_empty() {
+                return false;
+            }
+            self.first_chunk = 0;
+            self.frames.start_over();
+            self.put_extent();
+            self.arena.give_back(self.chunks.drain(..));
+            return true;
         }
         let first = self.frames.head().at / chunk_bytes;
-        self.chunks.drain(..(first - self.first_chunk) as usize);
-        self.first_chunk = first;
+        let below = (first - self.first_chunk) as usize;
+        if below > 0 {
+            self.put_extent();
+            self.arena.give_back(self.chunks.drain(..below));
+            self.first_chunk = first;
+        }
         if self.staged.is_none() {
             let end = self.frames.tail().at.div_ceil(chunk_bytes);
-            self.chunks.truncate((end - first) as usize);
+            self.arena.give_back(self.chunks.drain((end - first) as usize..));
+        }
+        below > 0
+    }
+
+    /// Puts at rest where the batches begin and end.
+    fn put_extent(&mut self) {
+        if let Some(slot) = &mut self.slot {
+            self.arena.update(slot, &self.frames.extent(self.repaired_from));
         }
     }
 

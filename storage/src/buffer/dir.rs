@@ -1,14 +1,21 @@
-//! The directory of a memory buffer: locked for as long as the buffer lives, holding one file.
+//! The directory of a buffer: locked for as long as the buffer lives, with few files in it.
 
 use super::BufferError;
 use crate::mapping::{FileSystem, allocate};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 const LOCK_FILE: &str = "lock";
 const ARENA_FILE: &str = "arena";
+
+/// Whether a file must outlive the machine's next stop, or only this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sync {
+    Yes,
+    No,
+}
 
 /// A locked directory.
 #[derive(Debug)]
@@ -45,10 +52,73 @@ impl BufferDir {
         &self.path
     }
 
+    /// A file in the directory.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The file that holds the entries.
+    pub(crate) fn arena_file(&self) -> PathBuf {
+        self.file(ARENA_FILE)
+    }
+
+    pub(crate) fn arena_failed(&self, action: &'static str) -> impl Fn(io::Error) -> BufferError {
+        let path = self.arena_file();
+        move |source| BufferError::Io { path: path.clone(), action, source }
+    }
+
+    /// What tells the directory from a copy of it: its file system and its inode there.
+    pub(crate) fn whereabouts(&self) -> Result<(u64, u64), BufferError> {
+        let failed =
+            |source| BufferError::Io { path: self.path.clone(), action: "look at the directory", source };
+        let dir = File::open(&self.path).map_err(failed)?;
+        let system = FileSystem::of(&dir).map_err(failed)?;
+        Ok((system.id, dir.metadata().map_err(failed)?.ino()))
+    }
+
+    /// The bytes of a small file; `None` when there is none.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, BufferError> {
+        let path = self.file(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(BufferError::Io { path, action: "read the file", source }),
+        }
+    }
+
+    /// Puts a whole file in the place of the one before: whatever happens, one of the two is there.
+    /// Returns it, open for writing. With [`Sync::No`] an error means that the one before is there.
+    pub(crate) fn replace(&self, name: &str, bytes: &[u8], sync: Sync) -> Result<File, BufferError> {
+        let (path, fresh) = (self.file(name), self.file(&format!("{name}.new")));
+        let replace = || {
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+            file.write_all(bytes)?;
+            if sync == Sync::No {
+                std::fs::rename(&fresh, &path)?;
+                return Ok(file);
+            }
+            file.sync_all()?;
+            std::fs::rename(&fresh, &path)?;
+            File::open(&self.path)?.sync_all()?;
+            Ok(file)
+        };
+        replace().map_err(|source| BufferError::Io { path: path.clone(), action: "write the file", source })
+    }
+
+    /// The file that holds the entries, if there is one.
+    pub(crate) fn open_arena(&self) -> Result<Option<File>, BufferError> {
+        match OpenOptions::new().read(true).write(true).open(self.arena_file()) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(self.arena_failed("open the file")(source)),
+        }
+    }
+
     /// A fresh file of `bytes` bytes, all of them allocated. One that an earlier start left behind
-    /// is removed first: its entries belong to an earlier incarnation, which nobody counts on.
+    /// is removed first.
     pub(crate) fn create_arena(&self, bytes: u64) -> Result<File, BufferError> {
-        let path = self.path.join(ARENA_FILE);
+        let path = self.arena_file();
         let failed = |action| {
             let path = path.clone();
             move |source| BufferError::Io { path, action, source }

@@ -1,5 +1,6 @@
 //! Why a buffer cannot be opened or written to, and why what is in it cannot be vouched for.
 
+use crate::limits::FENCES_MAX;
 use piculet_quorum::ids::{LogId, Nonce, SegmentNumber};
 use std::io;
 use std::path::PathBuf;
@@ -66,6 +67,15 @@ pub enum BufferError {
         wanted: u64,
         /// Bytes free.
         free: u64,
+    },
+    /// There is no room for the fence of one more log.
+    #[error(
+        "the buffer in {} keeps the fences of {FENCES_MAX} logs and has room for no more: delete logs that are not needed, or spread them over more nodes",
+        .path.display()
+    )]
+    TooManyFences {
+        /// The directory.
+        path: PathBuf,
     },
     /// The system refuses.
     #[error("cannot {action} of the buffer at {}: {source}; check the path and its permissions", .path.display())]
