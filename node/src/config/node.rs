@@ -97,6 +97,8 @@ pub struct TlsConfig {
 pub struct BufferConfig {
     /// For segments of level `memory`.
     pub memory: MemoryConfig,
+    /// For segments of level `disk`, if the node has a directory for it.
+    pub disk: Option<DiskConfig>,
 }
 
 /// The memory buffer.
@@ -108,6 +110,17 @@ pub struct MemoryConfig {
     pub bytes: u64,
     /// What a segment with entries holds at least, in bytes.
     pub chunk_bytes: usize,
+}
+
+/// The disk buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// A directory on a local disk, of this node alone.
+    pub dir: PathBuf,
+    /// How much its files may take together, in bytes.
+    pub bytes: u64,
+    /// Size of one file, in bytes.
+    pub file_bytes: u64,
 }
 
 /// When parts are uploaded.
@@ -227,6 +240,11 @@ impl NodeConfig {
                     bytes: settings.bytes("buffer.memory.bytes"),
                     chunk_bytes: settings.length("buffer.memory.chunk_bytes"),
                 },
+                disk: settings.path_if_set("buffer.disk.dir").map(|dir| DiskConfig {
+                    dir,
+                    bytes: settings.bytes("buffer.disk.bytes"),
+                    file_bytes: settings.bytes("buffer.disk.file_bytes"),
+                }),
             },
             flush: FlushConfig(FlushOptions {
                 bytes: settings.bytes("flush.bytes"),
@@ -306,6 +324,11 @@ fn settle(settings: &mut Settings) -> Vec<Refusal> {
     }
     if settings.bytes("buffer.memory.chunk_bytes") > settings.bytes("buffer.memory.bytes") {
         refused.push(settings.refusal("buffer.memory.chunk_bytes", "no more than buffer.memory.bytes"));
+    }
+    let (bytes, file_bytes) = (settings.bytes("buffer.disk.bytes"), settings.bytes("buffer.disk.file_bytes"));
+    settings.adapt_default("buffer.disk.file_bytes", Value::Bytes(file_bytes.min(bytes / 4)));
+    if settings.bytes("buffer.disk.file_bytes") > bytes / 2 {
+        refused.push(settings.refusal("buffer.disk.file_bytes", "no more than half of buffer.disk.bytes"));
     }
     for key in ["metadata", "store", "store_options.endpoint"] {
         let text = settings.text_if_set(key).unwrap_or_default();
