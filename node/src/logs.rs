@@ -138,7 +138,7 @@ impl Logs {
     /// life at all, and every message to it is to another.
     fn get_or_create(&self, core: &Core, log: LogId, level: Level) -> Arc<Log> {
         let fresh = || {
-            let fence = self.fences.lock().remove(&log).unwrap_or_default();
+            let fence = self.take_fence(log).unwrap_or_default();
             let incarnation = core.incarnation(level).unwrap_or_default();
             let replica = Replica::resumed(core.id.clone(), incarnation, log, fence.epoch);
             let state = Mutex::new(LogState {
@@ -185,6 +185,10 @@ impl Logs {
                 left
             });
         }
+    }
+
+    fn take_fence(&self, log: LogId) -> Option<Fence> {
+        self.fences.lock().remove(&log)
     }
 
     /// How many logs have left nothing but their fence.

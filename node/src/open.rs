@@ -52,7 +52,13 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Core>, NodeError> {
 pub(crate) async fn find(config: &NodeConfig, cluster: Nonce) -> Result<BTreeMap<Level, Found>, BufferError> {
     let (dir, options) = (config.buffer.memory.dir.clone(), config.arena());
     let memory = blocking(move || Found::memory(&dir, &options, cluster)).await?;
-    Ok(BTreeMap::from([(Level::Memory, memory)]))
+    let mut found = BTreeMap::from([(Level::Memory, memory)]);
+    if let Some((disk, options)) = config.buffer.disk.as_ref().zip(config.disk()) {
+        let dir = disk.dir.clone();
+        let disk = blocking(move || Found::disk(&dir, &options, cluster)).await?;
+        found.insert(Level::Disk, disk);
+    }
+    Ok(found)
 }
 
 /// A buffer whose life has begun, and what was found in it.

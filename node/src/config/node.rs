@@ -10,7 +10,7 @@ use piculet_meta::MetaOptions;
 use piculet_quorum::archiver::FlushOptions;
 use piculet_quorum::ids::NodeId;
 use piculet_quorum::recovery::RecoveryOptions;
-use piculet_storage::{ArenaOptions, S3Options};
+use piculet_storage::{ArenaOptions, DiskOptions, S3Options};
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -117,7 +117,7 @@ pub struct MemoryConfig {
 pub struct DiskConfig {
     /// A directory on a local disk, of this node alone.
     pub dir: PathBuf,
-    /// How much its files may take together, in bytes.
+    /// How much it holds, in memory and on disk, in bytes.
     pub bytes: u64,
     /// Size of one file, in bytes.
     pub file_bytes: u64,
@@ -280,6 +280,13 @@ impl NodeConfig {
         ArenaOptions { bytes, chunk_bytes }
     }
 
+    /// Size of the disk buffer, if the node has one.
+    #[must_use]
+    pub fn disk(&self) -> Option<DiskOptions> {
+        let DiskConfig { bytes, file_bytes, .. } = *self.buffer.disk.as_ref()?;
+        Some(DiskOptions { bytes, file_bytes, ..DiskOptions::default() })
+    }
+
     /// How the object store is reached.
     #[must_use]
     pub fn s3(&self) -> S3Options {
@@ -324,11 +331,6 @@ fn settle(settings: &mut Settings) -> Vec<Refusal> {
     }
     if settings.bytes("buffer.memory.chunk_bytes") > settings.bytes("buffer.memory.bytes") {
         refused.push(settings.refusal("buffer.memory.chunk_bytes", "no more than buffer.memory.bytes"));
-    }
-    let (bytes, file_bytes) = (settings.bytes("buffer.disk.bytes"), settings.bytes("buffer.disk.file_bytes"));
-    settings.adapt_default("buffer.disk.file_bytes", Value::Bytes(file_bytes.min(bytes / 4)));
-    if settings.bytes("buffer.disk.file_bytes") > bytes / 2 {
-        refused.push(settings.refusal("buffer.disk.file_bytes", "no more than half of buffer.disk.bytes"));
     }
     for key in ["metadata", "store", "store_options.endpoint"] {
         let text = settings.text_if_set(key).unwrap_or_default();

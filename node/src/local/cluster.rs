@@ -19,6 +19,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 const LOG_VARIABLES: &str = "PICULET_NODE_LOG";
 /// Where buffers lie: the tmpfs that every Linux has.
 const TMPFS: &str = "/dev/shm";
+/// Size of a file of a node's disk buffer: three nodes share a disk.
+const DISK_FILE_BYTES: u64 = 16 << 20;
 
 /// What a local cluster is made of.
 #[derive(Clone, Debug)]
@@ -48,7 +50,7 @@ pub struct ClusterSpec {
 }
 
 impl ClusterSpec {
-    /// Three nodes with buffers of 256 MiB in memory and 512 MiB on disk, and the usual settings,
+    /// Three nodes with buffers of 256 MiB at each level and the usual settings,
     /// everything but the memory in `dir`.
     #[must_use]
     pub fn new(program: PathBuf, dir: &Path, metadata: String, store: Store) -> Self {
@@ -60,7 +62,7 @@ impl ClusterSpec {
             metadata,
             store,
             buffer_bytes: 256 << 20,
-            disk_bytes: 512 << 20,
+            disk_bytes: 256 << 20,
             flush_bytes: FLUSH_BYTES,
             flush_interval: FLUSH_INTERVAL.into(),
             flush_max_interval: FLUSH_INTERVAL_MAX.into(),
@@ -353,13 +355,20 @@ struct Tls {
 #[derive(Serialize)]
 struct Buffers<'a> {
     memory: Buffer<'a>,
-    disk: Buffer<'a>,
+    disk: DiskBuffer<'a>,
 }
 
 #[derive(Serialize)]
 struct Buffer<'a> {
     dir: &'a Path,
     bytes: u64,
+}
+
+#[derive(Serialize)]
+struct DiskBuffer<'a> {
+    dir: &'a Path,
+    bytes: u64,
+    file_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -391,7 +400,7 @@ fn settings(spec: &ClusterSpec, node: &LocalNode, memory: &Path, disk: &Path) ->
         },
         buffer: Buffers {
             memory: Buffer { dir: memory, bytes: spec.buffer_bytes },
-            disk: Buffer { dir: disk, bytes: spec.disk_bytes },
+            disk: DiskBuffer { dir: disk, bytes: spec.disk_bytes, file_bytes: DISK_FILE_BYTES },
         },
         flush: Flush {
             bytes: spec.flush_bytes,

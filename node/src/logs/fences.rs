@@ -62,8 +62,8 @@ impl Core {
         }
     }
 
+    /// Gives back what is at rest of a log's fence.
     pub(super) fn forget_fence(&self, log: LogId) {
-        self.logs.fences.lock().remove(&log);
         for (_, live) in self.buffers() {
             live.buffer.forget_log(log);
         }

@@ -81,9 +81,10 @@ impl Core {
     /// Takes in that a log was deleted as of a revision: everything of it that is here goes at once,
     /// archived or not, and whoever writes or reads it is told.
     pub fn learn_deleted(&self, at: StoreRevision, log: LogId) {
+        let mut news = false;
         if let Some(slot) = self.logs.get(log) {
             let mut state = slot.lock();
-            let news = !state.replica.deleted();
+            news = !state.replica.deleted();
             state.learn_deleted(at);
             drop(state);
             if news {
@@ -92,7 +93,9 @@ impl Core {
             }
         }
         // After the log itself, which would else leave its fence behind when it goes.
-        self.forget_fence(log);
+        if self.logs.take_fence(log).is_some() || news {
+            self.forget_fence(log);
+        }
     }
 
     /// Takes in who was elected to upload a segment at a revision.

@@ -62,6 +62,13 @@ pub trait Header {
     /// # Errors
     /// When it cannot be written.
     fn begin(&mut self, life: IncarnationRecord) -> Result<(), BufferError>;
+
+    /// Takes the swap that was begun last, of the same incarnation, for the life that the contents
+    /// are of: it has landed.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn landed(&mut self) -> Result<(), BufferError>;
 }
 
 impl Header for Found {
@@ -76,6 +83,10 @@ impl Header for Found {
 
     fn begin(&mut self, life: IncarnationRecord) -> Result<(), BufferError> {
         self.begin_swap(life.incarnation, life.nonce)
+    }
+
+    fn landed(&mut self) -> Result<(), BufferError> {
+        self.swap_landed()
     }
 }
 
@@ -97,6 +108,10 @@ pub async fn take_life(
     let mut record = LifeRecord::read(meta, place.node, level).await?;
     if let Some(begun) = header.start().unfinished(record.life()) {
         record.swap(begun).await?;
+    }
+    if header.start().has_landed(record.life()) {
+        // Before the next one is begun, which would be all that the directory remembers.
+        header.landed()?;
     }
     for _ in 0..RACES_MAX {
         let kept = header.start().may_keep(record.life());

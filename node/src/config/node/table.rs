@@ -13,8 +13,7 @@ use piculet_quorum::limits::{
 };
 use piculet_quorum::time::Span;
 use piculet_storage::limits::{
-    ARENA_BYTES, CHUNK_BYTES, JOURNAL_BYTES, JOURNAL_FILE_BYTES, JOURNAL_FILE_BYTES_MAX,
-    JOURNAL_FILE_BYTES_MIN,
+    ARENA_BYTES, CHUNK_BYTES, JOURNAL_FILE_BYTES, JOURNAL_FILE_BYTES_MAX, JOURNAL_FILE_BYTES_MIN,
 };
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -137,15 +136,15 @@ static SETTINGS: [Setting; 36] = [
     ),
     setting(
         "buffer.disk.bytes",
-        bytes(16 * MIB, 1 << 44),
-        Bytes(JOURNAL_BYTES),
-        "How much its files may take together; they are deleted as entries are archived.",
+        bytes(MIB, 1 << 44),
+        Bytes(ARENA_BYTES),
+        "Size of the disk buffer, in memory and on disk; its files may take twice as much and four files more.",
     ),
     setting(
         "buffer.disk.file_bytes",
         bytes(JOURNAL_FILE_BYTES_MIN, JOURNAL_FILE_BYTES_MAX),
         Bytes(JOURNAL_FILE_BYTES),
-        "Size of one file; no more than half of `buffer.disk.bytes`.",
+        "Size of one of its files; they are deleted one by one as entries are archived.",
     ),
     setting(
         "flush.bytes",

@@ -27,6 +27,11 @@ impl Header for Dir {
         self.0.begun = Some(life);
         Ok(())
     }
+
+    fn landed(&mut self) -> Result<(), BufferError> {
+        self.0 = Start { adopted: self.0.begun.take(), ..self.0 };
+        Ok(())
+    }
 }
 
 fn node() -> NodeId {
