@@ -42,6 +42,7 @@ mod testing;
 pub mod transport;
 mod writer;
 
+pub use change::LogOptions;
 pub use client::{Client, LogDescription, NodeStatus};
 pub use entry::Entry;
 pub use error::Error;

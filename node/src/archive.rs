@@ -11,9 +11,10 @@ mod upload;
 use crate::core::Core;
 use crate::logs::{LocalSegment, Log};
 use piculet_quorum::archiver::{ArchiverStep, Sight};
-use piculet_quorum::ids::{LogId, NodeId, SegmentNumber};
+use piculet_quorum::ids::{Level, LogId, NodeId, SegmentNumber};
 use piculet_quorum::meta::{SegmentRecord, SegmentState};
 use piculet_quorum::replica::Replica;
+use piculet_storage::Buffer;
 use std::sync::Arc;
 use std::time::Duration;
 use steps::Job;
@@ -89,15 +90,14 @@ impl Archive {
         }
         self.turn = (self.turn + 1) % logs.len();
         logs.rotate_left(self.turn);
-        let urgent = urgent(&self.core);
         for log in logs {
-            self.look(&log, urgent);
+            self.look(&log);
         }
     }
 
     /// Takes the next step for every segment of a log that has one.
-    fn look(&mut self, log: &Arc<Log>, urgent: bool) {
-        let now = self.core.clock.now();
+    fn look(&mut self, log: &Arc<Log>) {
+        let (now, urgent) = (self.core.clock.now(), urgent(&self.core, log.level));
         let mut state = log.lock();
         let state = &mut *state;
         for (number, local) in &mut state.segments {
@@ -156,14 +156,18 @@ impl Archive {
                 local.archiver.failed(self.core.clock.now());
             }
         }
-        self.look(&log, urgent(&self.core));
+        self.look(&log);
     }
 }
 
-/// Whether waiting is out of place: the node is about to stop, or its buffer is more than three
-/// quarters full.
-fn urgent(core: &Core) -> bool {
-    core.draining() || core.arena.used_bytes() > core.arena.capacity_bytes() / 4 * 3
+/// Whether waiting is out of place: the node is about to stop, or its buffer of this level is more
+/// than three quarters full.
+fn urgent(core: &Core, level: Level) -> bool {
+    let nearly_full = |buffer: &Arc<Buffer>| {
+        let arena = buffer.arena();
+        arena.used_bytes() > arena.capacity_bytes() / 4 * 3
+    };
+    core.draining() || core.buffer(level).is_some_and(nearly_full)
 }
 
 /// Whether a segment needs no look: it is open, and everything in it is archived.
@@ -200,7 +204,7 @@ fn sight(
         urgent,
         rank: rank(&core.id, log, number, record),
         sole,
-        elected: local.uploader.as_ref().map(|(uploader, _)| *uploader == core.member()),
+        elected: local.uploader.as_ref().map(|(uploader, _)| *uploader == core.member(record.level)),
     })
 }
 

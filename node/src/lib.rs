@@ -30,6 +30,7 @@ pub mod logs;
 pub mod membership;
 pub mod metrics;
 pub mod node;
+mod open;
 pub mod peers;
 mod progress;
 mod rank;

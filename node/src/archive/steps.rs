@@ -91,7 +91,8 @@ pub(super) fn made_at(revision: Revision) -> StoreRevision {
 
 async fn stand(core: &Core, log: LogId, number: SegmentNumber, lease: LeaseId) -> Result<(), MetaError> {
     let key = Key::Flush(log, number);
-    let record = FlushRecord { uploader: core.member() };
+    let Some(slot) = core.logs.get(log) else { return Ok(()) };
+    let record = FlushRecord { uploader: core.member(slot.level) };
     let mut txn = Txn::default().when(key.clone(), Revision(0));
     txn.writes.push(Write::PutLeased(key, Record::Flush(record.clone()), lease));
     if let Some(revision) = settle(core, log, number, &txn).await? {

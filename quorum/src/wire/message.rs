@@ -244,7 +244,7 @@ pub struct Status {
     pub node: NodeId,
     /// The life of each of its buffers.
     pub incarnations: BTreeMap<Level, Incarnation>,
-    /// Size of its memory buffer in bytes.
+    /// Size of its buffers, of all levels together, in bytes.
     pub buffer_bytes: u64,
     /// How much of that is lent to segments.
     pub buffer_used: u64,
