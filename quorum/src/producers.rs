@@ -165,6 +165,12 @@ impl Producers {
         self.last.get(&id).copied()
     }
 
+    /// Behind the newest entry that the table knows of; 0 when it knows none.
+    #[must_use]
+    pub fn end(&self) -> Offset {
+        self.by_offset.last().map_or(Offset(0), |(offset, _)| Offset(offset.0.saturating_add(1)))
+    }
+
     /// Number of producers.
     #[must_use]
     pub fn len(&self) -> usize {
