@@ -157,8 +157,8 @@ mod tests {
             ),
             simple(
                 Key::Config(log),
-                Record::Config(ConfigRecord { durability: Level::Memory, allow_loss: false }),
-                r#"{"durability":"memory","allow_loss":false}"#,
+                Record::Config(ConfigRecord { durability: Level::Memory, ..ConfigRecord::default() }),
+                r#"{"durability":"memory","allow_loss":false,"producers":false}"#,
             ),
             simple(
                 Key::Trim(log),
