@@ -12,6 +12,7 @@ mod buffer;
 #[cfg(test)]
 mod fixture;
 mod frames;
+pub mod journal;
 #[expect(unsafe_code, reason = "the shared mapping, and system calls that have no safe form")]
 mod mapping;
 mod objects;
