@@ -1,8 +1,9 @@
 //! A node's memory for entries: one mapped file, bounded, lent to segments in chunks.
 
 use crate::buffer::{BufferDir, BufferError};
+use crate::journal::Refused;
 use crate::limits::{ARENA_BYTES, CHUNK_BYTES};
-use crate::mapping::{Chunk, Pool};
+use crate::mapping::{Chunk, Pool, anonymous};
 use crate::slots::{self, Extent, Layout, Slot};
 use parking_lot::Mutex;
 use piculet_quorum::batch::Place;
@@ -61,6 +62,9 @@ pub enum Full {
         /// Segments that it has room for.
         slots: u32,
     },
+    /// At level `disk`: the journal takes no batch now.
+    #[error(transparent)]
+    Journal(#[from] Refused),
 }
 
 /// The memory of a buffer.
@@ -84,6 +88,18 @@ impl Arena {
         let file = dir.create_arena(layout.file_bytes())?;
         let pool = map(&file, &layout, dir)?;
         file.write_all_at(&layout.encode(), 0).map_err(dir.arena_failed("write to the file"))?;
+        let table = Table { free: (0..layout.slots).rev().collect(), next_serial: 1 };
+        Ok(Self { pool: Arc::new(pool), layout, table: Mutex::new(table) })
+    }
+
+    /// A fresh arena that goes with the process: what is in it is at rest elsewhere.
+    pub(crate) fn anonymous(layout: Layout, dir: &Arc<BufferDir>) -> Result<Self, BufferError> {
+        let file = anonymous(layout.file_bytes()).map_err(|source| BufferError::Io {
+            path: dir.path().to_owned(),
+            action: "allocate the memory",
+            source,
+        })?;
+        let pool = map(&file, &layout, dir)?;
         let table = Table { free: (0..layout.slots).rev().collect(), next_serial: 1 };
         Ok(Self { pool: Arc::new(pool), layout, table: Mutex::new(table) })
     }

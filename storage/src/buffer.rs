@@ -7,6 +7,7 @@
 //! 3. [`Found::adopt`] begins the life, with what is kept or with nothing.
 
 mod dir;
+mod disk;
 mod error;
 mod fences;
 mod identity;
@@ -14,12 +15,15 @@ mod identity;
 mod tests;
 
 pub(crate) use dir::BufferDir;
+pub use disk::DiskOptions;
 pub use error::{BufferError, Damage};
 
 use crate::arena::{Arena, ArenaOptions};
+use crate::journal::{Change, Journal};
 use crate::reopen::{Reopened, Segment};
 use crate::segment_buffer::SegmentBuffer;
 use crate::slots::Layout;
+use disk::FoundJournal;
 use fences::Fences;
 use identity::{Boot, Identity, Proof};
 use parking_lot::Mutex;
@@ -94,6 +98,8 @@ pub struct Found {
     proof: Proof,
     arena: Option<Reopened>,
     fences: Option<Fences>,
+    /// At level `disk`, and instead of the arena and the fences.
+    journal: Option<FoundJournal>,
     damage: Option<Damage>,
 }
 
@@ -115,17 +121,8 @@ impl Found {
         boot: Boot,
     ) -> Result<Self, BufferError> {
         let layout = Layout::new(options)?;
-        let dir = Arc::new(BufferDir::open(dir)?);
+        let (dir, identity, unreadable, proof) = identify(dir, cluster, boot)?;
         let path = dir.path().to_owned();
-        let (identity, unreadable) = match Identity::read(&dir)? {
-            Ok(identity) => (identity, None),
-            Err(damage) => (None, Some(damage)),
-        };
-        if let Some(identity) = identity.filter(|identity| identity.cluster != cluster) {
-            return Err(BufferError::OtherCluster { path, found: identity.cluster, expected: cluster });
-        }
-        let (file_system, inode) = dir.whereabouts()?;
-        let proof = Proof { file_system, inode, boot };
         let Some(identity) = identity.filter(|identity| identity.adopted.is_some()) else {
             // Nothing in it was ever vouched for.
             let damage = unreadable.unwrap_or(Damage::NoIdentity { path });
@@ -138,7 +135,8 @@ impl Found {
         };
         let moved = identity.proof.damage(&proof, &path);
         let damage = moved.or(arena_damage).or(fences_damage);
-        Ok(Self { dir, layout, cluster, identity: Some(identity), proof, arena, fences, damage })
+        let identity = Some(identity);
+        Ok(Self { dir, layout, cluster, identity, proof, arena, fences, journal: None, damage })
     }
 
     fn with_nothing(
@@ -149,7 +147,8 @@ impl Found {
         proof: Proof,
         damage: Damage,
     ) -> Self {
-        Self { dir, layout, cluster, identity, proof, arena: None, fences: None, damage: Some(damage) }
+        let (arena, fences, journal) = (None, None, None);
+        Self { dir, layout, cluster, identity, proof, arena, fences, journal, damage: Some(damage) }
     }
 
     /// The life that was adopted last in this directory, if there is one.
@@ -173,6 +172,9 @@ impl Found {
     /// What is there of each segment, as far as it agrees, be it kept or not.
     #[must_use]
     pub fn leftovers(&self) -> Vec<Leftover> {
+        if let Some(journal) = &self.journal {
+            return journal.leftovers();
+        }
         let segments = self.arena.iter().flat_map(Reopened::segments);
         let leftover = |segment: &Segment| Leftover {
             place: segment.place,
@@ -213,7 +215,12 @@ impl Found {
         let same = self.adopted().is_some_and(|(incarnation, _)| incarnation == life.0);
         assert!(!keep || self.damage.is_none(), "a damaged buffer is not kept");
         assert_eq!(keep, same, "the contents stay if the incarnation does, and only then");
-        let Self { dir, layout, cluster, proof, arena, fences, .. } = self;
+        let Self { dir, layout, cluster, proof, arena, fences, journal, .. } = self;
+        if let Some(journal) = journal {
+            let begun = journal.adopt(keep, layout)?;
+            Identity { cluster, adopted: Some(life), unfinished: None, proof }.write(&dir)?;
+            return Ok(begun);
+        }
         let (arena, fences, segments) = if keep {
             let arena = arena.expect("a buffer without damage has its arena");
             let (arena, segments) = arena.adopt();
@@ -226,8 +233,29 @@ impl Found {
         let kept = |buffer: SegmentBuffer| KeptSegment { kept: buffer.kept(), buffer };
         let segments = segments.into_iter().map(kept).collect();
         let contents = Contents { segments, fences: fences.all() };
-        Ok((Arc::new(Buffer::new(arena, fences)), contents))
+        Ok((Arc::new(Buffer::new(arena, Rest::Memory(Mutex::new(fences)))), contents))
     }
+}
+
+/// Locks a directory, and reads who it belongs to: whose it is, what is wrong with that, and where
+/// it is now.
+#[expect(clippy::type_complexity, reason = "its parts go into a `Found` each")]
+fn identify(
+    dir: &Path,
+    cluster: Nonce,
+    boot: Boot,
+) -> Result<(Arc<BufferDir>, Option<Identity>, Option<Damage>, Proof), BufferError> {
+    let dir = Arc::new(BufferDir::open(dir)?);
+    let (identity, unreadable) = match Identity::read(&dir)? {
+        Ok(identity) => (identity, None),
+        Err(damage) => (None, Some(damage)),
+    };
+    if let Some(identity) = identity.filter(|identity| identity.cluster != cluster) {
+        let path = dir.path().to_owned();
+        return Err(BufferError::OtherCluster { path, found: identity.cluster, expected: cluster });
+    }
+    let (file_system, inode) = dir.whereabouts()?;
+    Ok((dir, identity, unreadable, Proof { file_system, inode, boot }))
 }
 
 /// What an earlier process left of the arena, and what is wrong with it.
@@ -258,25 +286,30 @@ fn open_arena(
 #[derive(Debug)]
 pub struct Buffer {
     arena: Arc<Arena>,
-    fences: Mutex<Fences>,
+    rest: Rest,
     synced: watch::Sender<Position>,
     failed: watch::Sender<Option<Arc<str>>>,
 }
 
+/// Where what is not in the arena is at rest.
+#[derive(Debug)]
+enum Rest {
+    Memory(Mutex<Fences>),
+    Disk(Arc<Journal>),
+}
+
 impl Buffer {
-    fn new(arena: Arc<Arena>, fences: Fences) -> Self {
-        Self {
-            arena,
-            fences: Mutex::new(fences),
-            synced: watch::Sender::new(Position::MAX),
-            failed: watch::Sender::new(None),
-        }
+    fn new(arena: Arc<Arena>, rest: Rest) -> Self {
+        Self { arena, rest, synced: watch::Sender::new(Position::MAX), failed: watch::Sender::new(None) }
     }
 
     /// The level of what is in it.
     #[must_use]
     pub fn level(&self) -> Level {
-        Level::Memory
+        match self.rest {
+            Rest::Memory(_) => Level::Memory,
+            Rest::Disk(_) => Level::Disk,
+        }
     }
 
     /// The memory that entries lie in.
@@ -289,7 +322,11 @@ impl Buffer {
     /// Nothing of it is at rest until its first batch.
     #[must_use]
     pub fn segment(self: &Arc<Self>, place: Place, start: Index, before: BatchEnd) -> SegmentBuffer {
-        SegmentBuffer::new(Arc::clone(&self.arena), place, start, before)
+        let segment = SegmentBuffer::new(Arc::clone(&self.arena), place, start, before);
+        match &self.rest {
+            Rest::Memory(_) => segment,
+            Rest::Disk(journal) => segment.with_journal(Arc::clone(journal), false),
+        }
     }
 
     /// Puts at rest that `epoch` has fenced the log; an epoch below one that is at rest already
@@ -299,32 +336,46 @@ impl Buffer {
     /// # Errors
     /// When the system refuses. Then the fence must not be vouched for.
     pub fn put_fence(&self, log: LogId, epoch: Epoch) -> Result<Position, BufferError> {
-        self.fences.lock().put(log, epoch)?;
-        Ok(Position(0))
+        match &self.rest {
+            Rest::Memory(fences) => fences.lock().put(log, epoch).map(|()| Position(0)),
+            Rest::Disk(journal) => Ok(journal.put(Change::Fence { log, epoch })),
+        }
     }
 
     /// The log's tombstone has been read: its fence may go.
     pub fn forget_log(&self, log: LogId) {
-        self.fences.lock().forget(log);
+        match &self.rest {
+            Rest::Memory(fences) => fences.lock().forget(log),
+            Rest::Disk(journal) => drop(journal.put(Change::ForgetLog { log })),
+        }
     }
 
     /// How far everything is durable. At `memory` always [`Position::MAX`].
     #[must_use]
     pub fn synced(&self) -> watch::Receiver<Position> {
-        self.synced.subscribe()
+        match &self.rest {
+            Rest::Memory(_) => self.synced.subscribe(),
+            Rest::Disk(journal) => journal.synced(),
+        }
     }
 
     /// What has become durable since the last call, each segment once. At `memory` nothing, for
     /// there what is published is durable.
     #[must_use]
     pub fn take_synced(&self) -> Vec<Synced> {
-        Vec::new()
+        match &self.rest {
+            Rest::Memory(_) => Vec::new(),
+            Rest::Disk(journal) => journal.take_synced(),
+        }
     }
 
     /// Why it cannot put things at rest any more, once that is so. It is so for good: the node must
     /// stop, and the directory remembers.
     #[must_use]
     pub fn failed(&self) -> watch::Receiver<Option<Arc<str>>> {
-        self.failed.subscribe()
+        match &self.rest {
+            Rest::Memory(_) => self.failed.subscribe(),
+            Rest::Disk(journal) => journal.failed(),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Bytes at rest: a node's memory buffer, and objects.
 //!
 //! A node keeps the entries of a segment in a [`SegmentBuffer`], over chunks that a bounded
-//! [`Arena`] lends it. What is committed is written as a [`part`], an object that describes itself,
+//! [`Arena`] lends it; at level `disk` in a [`journal`] as well. What is committed is written as a [`part`], an object that describes itself,
 //! to one of the stores behind [`Objects`]; [`names`] says what its object is called.
 
 #![deny(unsafe_code)]
@@ -29,7 +29,9 @@ pub mod part;
 
 pub use arena::{Arena, ArenaOptions, Full};
 pub use batches::RowError;
-pub use buffer::{Buffer, BufferError, Contents, Damage, Found, KeptSegment, Leftover, Position, Synced};
+pub use buffer::{
+    Buffer, BufferError, Contents, Damage, DiskOptions, Found, KeptSegment, Leftover, Position, Synced,
+};
 pub use frames::Run;
 pub use names::PartName;
 pub use objects::{ListedPart, ObjectError, Objects, Probe, Put};

@@ -9,6 +9,16 @@ pub const ARENA_BYTES: u64 = 1 << 30;
 /// holds at least.
 pub const CHUNK_BYTES: usize = 256 << 10;
 
+/// Default bytes that the files of a journal may take together before batches are refused.
+pub const JOURNAL_BYTES: u64 = 2 << 30;
+/// Default bytes of one file of a journal.
+pub const JOURNAL_FILE_BYTES: u64 = 64 << 20;
+/// Least bytes of one file of a journal.
+pub const JOURNAL_FILE_BYTES_MIN: u64 = 4 << 10;
+/// Most bytes of one file of a journal.
+pub const JOURNAL_FILE_BYTES_MAX: u64 = 1 << 30;
+/// Default bytes of batches that may wait for a journal to write them.
+pub const JOURNAL_QUEUE_BYTES: u64 = 64 << 20;
 /// Segments of which a memory buffer can have something at rest, for each of its chunks.
 pub const SLOTS_PER_CHUNK: u64 = 8;
 /// A memory buffer has no more room for segments than one for each so many bytes of its size, but
@@ -20,17 +30,6 @@ pub const SLOTS_MIN: u64 = 64;
 pub const FENCES_MAX: usize = 1 << 21;
 /// The file of fences is rewritten when it has this many records more than twice those that count.
 pub const FENCES_STALE_MAX: u64 = 1 << 10;
-
-/// Default bytes that the files of a journal may take together before batches are refused.
-pub const JOURNAL_BYTES: u64 = 2 << 30;
-/// Default bytes of one file of a journal.
-pub const JOURNAL_FILE_BYTES: u64 = 64 << 20;
-/// Least bytes of one file of a journal.
-pub const JOURNAL_FILE_BYTES_MIN: u64 = 4 << 10;
-/// Most bytes of one file of a journal.
-pub const JOURNAL_FILE_BYTES_MAX: u64 = 1 << 30;
-/// Default bytes of batches that may wait for a journal to write them.
-pub const JOURNAL_QUEUE_BYTES: u64 = 64 << 20;
 
 /// A part's index has one entry for at least so many bytes of batches.
 pub const PART_INDEX_BYTES: u64 = 64 << 10;

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -220,6 +220,19 @@ pub(crate) fn allocate(file: &File, bytes: u64) -> io::Result<()> {
             error => return Err(io::Error::from_raw_os_error(error)),
         }
     }
+}
+
+/// A file of `bytes` zeros in memory, without a name: it goes with the last who has it open.
+pub(crate) fn anonymous(bytes: u64) -> io::Result<File> {
+    // SAFETY: a system call with a name that ends with a zero.
+    let file = unsafe { libc::memfd_create(c"piculet-buffer".as_ptr(), libc::MFD_CLOEXEC) };
+    if file < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just opened, and nobody else has it.
+    let file = unsafe { File::from_raw_fd(file) };
+    allocate(&file, bytes)?;
+    Ok(file)
 }
 
 /// What the system says of the file system that a file lies on.

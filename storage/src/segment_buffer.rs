@@ -17,6 +17,7 @@ mod tests;
 
 use crate::arena::{Arena, Full};
 use crate::frames::{Boundary, Frames, Run};
+use crate::journal::{Change, Journal, Manifest, Reservation};
 use crate::mapping::Chunk;
 use crate::slots::Slot;
 use bytes::Bytes;
@@ -46,13 +47,25 @@ pub struct SegmentBuffer {
     repaired_from: Option<Index>,
     /// What is at rest of it; nothing before its first batch.
     slot: Option<Slot>,
+    /// At level `disk`.
+    journal: Option<Journaled>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Staged {
     header: BatchHeader,
     /// Bytes of the body that have come.
     filled: usize,
+    /// The room for it in the journal, if there is one.
+    room: Option<Reservation>,
+}
+
+/// The journal of a segment at level `disk`.
+#[derive(Debug)]
+struct Journaled {
+    journal: Arc<Journal>,
+    /// Whether the segment is in it.
+    listed: bool,
 }
 
 impl SegmentBuffer {
@@ -68,7 +81,21 @@ impl SegmentBuffer {
             first_chunk: 0,
             repaired_from: None,
             slot: None,
+            journal: None,
         }
+    }
+
+    /// The same at level `disk`, over an arena that nothing is at rest in. `listed` says whether the
+    /// journal has the segment, as it is here.
+    pub(crate) fn with_journal(mut self, journal: Arc<Journal>, listed: bool) -> Self {
+        self.journal = Some(Journaled { journal, listed });
+        self
+    }
+
+    /// The same, of which repairs began at an index.
+    pub(crate) fn with_repairs(mut self, repaired_from: Option<Index>) -> Self {
+        self.repaired_from = repaired_from;
+        self
     }
 
     /// A segment that an earlier process left, with the chunks from its head to its tail.
@@ -81,7 +108,8 @@ impl SegmentBuffer {
         slot: Slot,
     ) -> Self {
         let first_chunk = frames.head().at / arena.chunk_bytes() as u64;
-        Self { arena, place, frames, staged: None, chunks, first_chunk, repaired_from, slot: Some(slot) }
+        let (staged, slot, journal) = (None, Some(slot), None);
+        Self { arena, place, frames, staged, chunks, first_chunk, repaired_from, slot, journal }
     }
 
     /// Starts a batch behind the tail, and reserves all the room that it needs.
@@ -100,6 +128,8 @@ impl SegmentBuffer {
             (tail.index, tail.before.chain),
             "a batch continues the segment"
         );
+        let journal = self.journal.as_ref();
+        let room = journal.map(|at| at.journal.reserve(header.bytes())).transpose()?;
         let chunk_bytes = self.arena.chunk_bytes() as u64;
         let chunks = (tail.at + header.bytes() as u64).div_ceil(chunk_bytes) - self.first_chunk;
         let had = self.chunks.len();
@@ -121,7 +151,7 @@ impl SegmentBuffer {
             self.arena.assign(chunk, slot, position);
         }
         self.write(tail.at, &header.encode(&self.place));
-        self.staged = Some(Staged { header: *header, filled: 0 });
+        self.staged = Some(Staged { header: *header, filled: 0, room });
         Ok(())
     }
 
@@ -142,7 +172,7 @@ impl SegmentBuffer {
     }
 
     /// Makes the staged batch visible, which must be complete, and puts it at rest; `end` is what it
-    /// leaves behind it. `repair` says that it did not come from the segment's writer, which never
+    /// leaves behind it. At level `disk` it is at rest when the journal says so. `repair` says that it did not come from the segment's writer, which never
     /// appends behind a repair.
     pub fn publish(&mut self, end: BatchEnd, repair: bool) {
         let left = self.staged_left();
@@ -154,11 +184,34 @@ impl SegmentBuffer {
             self.repaired_from = Some(tail.index);
             self.put_extent();
         }
+        self.list();
         let at = tail.at + staged.header.bytes() as u64;
         let slot = self.slot.as_ref().expect("a segment has a slot since its first batch began");
         self.arena.publish(slot, at);
         self.for_each_chunk(tail.at, at, |chunk, _, to| chunk.set_readable(to));
-        self.frames.push(Boundary { index: staged.header.end(), at, before: end });
+        let index = staged.header.end();
+        self.frames.push(Boundary { index, at, before: end });
+        if let Some(room) = staged.room {
+            let bytes = self.view(tail.at, at);
+            room.put(Change::Batch { place: self.place, repair, end: index, at_end: end, bytes });
+        }
+    }
+
+    /// Puts the segment in the journal, before anything else of it.
+    fn list(&mut self) {
+        let Boundary { index, before, .. } = *self.frames.tail();
+        if let Some(Journaled { journal, listed }) = &mut self.journal
+            && !std::mem::replace(listed, true)
+        {
+            journal.put(Change::Segment(Manifest::new(self.place, index, before)));
+        }
+    }
+
+    /// Puts a change in the journal, if that has the segment.
+    fn put(&self, change: Change) {
+        if let Some(Journaled { journal, listed: true }) = &self.journal {
+            journal.put(change);
+        }
     }
 
     /// Forgets the staged batch, if there is one.
@@ -176,6 +229,8 @@ impl SegmentBuffer {
         let tail = *self.frames.tail();
         assert!(start > tail.index, "a jump from {} to {start}", tail.index);
         self.staged = None;
+        self.list();
+        self.put(Change::Jump { place: self.place, start, before });
         self.repaired_from.get_or_insert(tail.index);
         self.first_chunk = 0;
         self.frames = Frames::new(Boundary { index: start, at: 0, before });
@@ -189,6 +244,7 @@ impl SegmentBuffer {
 
     /// Gives back everything, at rest too: the segment is archived whole, or its log deleted.
     pub fn remove(mut self) {
+        self.put(Change::Drop { place: self.place });
         if let Some(slot) = self.slot.take() {
             self.arena.give_slot_back(slot);
         }
@@ -275,6 +331,8 @@ impl SegmentBuffer {
         }
         assert!(self.frames.at(index).is_some(), "{index} is no boundary of {:?}", self.place);
         self.frames.drop_below(index);
+        let before = self.frames.head().before;
+        self.put(Change::Freed { place: self.place, index, before });
         if !self.release() {
             self.put_extent();
         }

@@ -1,5 +1,6 @@
 //! Why a buffer cannot be opened or written to, and why what is in it cannot be vouched for.
 
+use crate::journal::JournalError;
 use crate::limits::FENCES_MAX;
 use piculet_quorum::ids::{LogId, Nonce, SegmentNumber};
 use std::io;
@@ -77,6 +78,19 @@ pub enum BufferError {
         /// The directory.
         path: PathBuf,
     },
+    /// What is kept does not fit any more.
+    #[error(
+        "{} keeps entries that do not fit in {bytes} bytes: raise buffer.disk.bytes to what it was before", .path.display()
+    )]
+    TooSmall {
+        /// The directory.
+        path: PathBuf,
+        /// Bytes that are configured.
+        bytes: u64,
+    },
+    /// The journal of a buffer of level `disk`.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The system refuses.
     #[error("cannot {action} of the buffer at {}: {source}; check the path and its permissions", .path.display())]
     Io {

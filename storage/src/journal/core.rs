@@ -82,12 +82,13 @@ impl<D: Disk> JournalCore<D> {
     }
 
     /// Goes on behind what a replay has found: everything is synced, `last` sealed, and a new file begun.
-    /// `files` are the bytes of the files that were found, up to the last.
+    /// `sealed` are the files before it, `files` the bytes of all of them.
     pub(super) fn resume(
         mut disk: D,
         options: JournalOptions,
         live: Live,
         last: LastFile<D::File>,
+        mut sealed: Vec<D::File>,
         mut files: VecDeque<u64>,
     ) -> Result<Self, JournalError> {
         options.check()?;
@@ -95,10 +96,8 @@ impl<D: Disk> JournalCore<D> {
         let mut open = OpenFile { file: last.file, header: last.header, end: last.end };
         // What was read may be in the page cache alone; in the file before the last, too, when the
         // process ended between writing its seal and syncing it.
-        for older in generation + 1 - files.len() as u64..generation {
-            let name = file_name(older);
-            let mut file = disk.open(&name).map_err(|error| failed(&disk, &name, "open", error))?;
-            disk.sync(&mut file).map_err(|error| failed(&disk, &name, "sync", error))?;
+        for (older, file) in (generation - sealed.len() as u64..).zip(&mut sealed) {
+            disk.sync(file).map_err(|error| failed(&disk, &file_name(older), "sync", error))?;
         }
         let name = file_name(generation);
         disk.sync(&mut open.file).map_err(|error| failed(&disk, &name, "sync", error))?;

@@ -1,11 +1,13 @@
 //! The few things that a journal asks of a disk: a directory of files.
 
+use crate::buffer::BufferDir;
 use crate::mapping::{FileSystem, allocate};
 use bytes::Bytes;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// One directory of files. Everything blocks.
 ///
@@ -91,15 +93,17 @@ pub trait Disk {
 pub struct RealDisk {
     path: PathBuf,
     dir: File,
+    /// Stays locked while something may be written.
+    _lock: Option<Arc<BufferDir>>,
 }
 
 impl RealDisk {
-    /// The directory at `path`, which must be there.
+    /// The directory at `path`, which must be there, and the lock on it, if there is one.
     ///
     /// # Errors
-    /// When it is not, or the system refuses.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), dir: File::open(path)? })
+    /// When it is not there, or the system refuses.
+    pub(crate) fn open(path: &Path, lock: Option<Arc<BufferDir>>) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), dir: File::open(path)?, _lock: lock })
     }
 }
 

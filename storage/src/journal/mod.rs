@@ -53,7 +53,7 @@ pub use self::live::Manifest;
 pub use self::record::Change;
 pub use self::replay::{Replayed, ReplayedSegment};
 pub use self::state::BatchAt;
-pub use self::thread::{Journal, Refused};
+pub use self::thread::{Journal, Refused, Reservation};
 
 use crate::limits::{
     JOURNAL_BYTES, JOURNAL_FILE_BYTES, JOURNAL_FILE_BYTES_MAX, JOURNAL_FILE_BYTES_MIN, JOURNAL_QUEUE_BYTES,

@@ -32,7 +32,9 @@ pub struct Replayed<D: Disk> {
     state: State,
     /// Where the journal ends; none when the row is damaged before that.
     last: Option<LastFile<D::File>>,
-    /// Bytes of the files of the row.
+    /// The sealed files before it, the oldest first.
+    sealed: Vec<D::File>,
+    /// Bytes of all files of the row.
     files: VecDeque<u64>,
     damage: Option<Damage>,
 }
@@ -54,8 +56,8 @@ impl<D: Disk> Replayed<D> {
             row.read(generation)?;
         }
         let damage = health.or_else(|| row.finish());
-        let RowOfFiles { state, last, files, .. } = row;
-        Ok(Self { disk, options, cluster, state, last, files, damage })
+        let RowOfFiles { state, last, sealed, files, .. } = row;
+        Ok(Self { disk, options, cluster, state, last, sealed, files, damage })
     }
 
     /// Why what is here cannot be vouched for, if it cannot.
@@ -89,10 +91,13 @@ impl<D: Disk> Replayed<D> {
     /// When the system refuses, or has other bytes than before.
     pub fn read_batch(&self, at: &BatchAt) -> Result<Bytes, JournalError> {
         let name = file_name(at.generation);
+        let oldest = self.last.as_ref().map(|last| last.header.generation - self.sealed.len() as u64);
+        let index = oldest.and_then(|oldest| usize::try_from(at.generation.checked_sub(oldest)?).ok());
+        let sealed = index.and_then(|index| self.sealed.get(index));
         let read = || {
-            let file = self.disk.open(&name)?;
+            let file = sealed.or(self.last.as_ref().map(|last| &last.file)).ok_or(io::ErrorKind::NotFound)?;
             let mut bytes = vec![0; at.bytes];
-            self.disk.read(&file, at.offset, &mut bytes)?;
+            self.disk.read(file, at.offset, &mut bytes)?;
             if crc32c::crc32c(&bytes) == at.crc {
                 return Ok(Bytes::from(bytes));
             }
@@ -110,10 +115,10 @@ impl<D: Disk> Replayed<D> {
     /// # Panics
     /// If there is damage.
     pub fn resume(self) -> Result<JournalCore<D>, JournalError> {
-        let Self { disk, options, state, last, files, damage, .. } = self;
+        let Self { disk, options, state, last, sealed, files, damage, .. } = self;
         assert!(damage.is_none(), "a damaged journal is not taken up: {damage:?}");
         let last = last.expect("a journal without damage has a last file");
-        JournalCore::resume(disk, options, state.live, last, files)
+        JournalCore::resume(disk, options, state.live, last, sealed, files)
     }
 
     /// Removes everything that is here, and begins an empty journal.
@@ -157,6 +162,7 @@ struct RowOfFiles<'a, D: Disk> {
     /// The first file that has no seal, up to its last record, and what comes there instead.
     last: Option<LastFile<D::File>>,
     bad: Option<BadRecord>,
+    sealed: Vec<D::File>,
     files: VecDeque<u64>,
     /// The generation that comes next; none before the first file.
     next: Option<u64>,
@@ -168,8 +174,8 @@ struct RowOfFiles<'a, D: Disk> {
 impl<'a, D: Disk> RowOfFiles<'a, D> {
     fn new(disk: &'a D, cluster: Nonce) -> Self {
         let (state, latest) = (State::default(), Location::default());
-        let files = VecDeque::new();
-        Self { disk, cluster, state, last: None, bad: None, files, next: None, latest, damage: None }
+        let (sealed, files, next, damage) = (Vec::new(), VecDeque::new(), None, None);
+        Self { disk, cluster, state, last: None, bad: None, sealed, files, next, latest, damage }
     }
 
     /// Takes the next file. After damage nothing more is looked at.
@@ -233,7 +239,7 @@ impl<'a, D: Disk> RowOfFiles<'a, D> {
                 Ok(FoundRecord { parsed, synced, next }) => {
                     self.latest = self.latest.max(synced);
                     match self.state.take(parsed, header.generation) {
-                        Ok(true) => return,
+                        Ok(true) => return self.sealed.push(file),
                         Ok(false) => at = next,
                         Err((place, what)) => {
                             self.damage = Some(self.contradiction(header.generation, place, at, what));

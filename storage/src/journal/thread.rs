@@ -62,7 +62,7 @@ struct Queue {
     changes: Vec<Change>,
     /// Of the change that was handed over last.
     position: Position,
-    /// Bytes of the batches that are announced, wait, or are being written.
+    /// Bytes of the batches that room was taken for, wait, or are being written.
     reserved: u64,
     /// Bytes that the files had room for when that was counted, `reserved` included.
     room: u64,
@@ -95,12 +95,11 @@ impl Journal {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Announces a batch of `bytes` bytes, to be handed over with [`put`](Self::put) or taken back
-    /// with [`release`](Self::release).
+    /// Takes room for a batch of `bytes` bytes.
     ///
     /// # Errors
     /// When too much waits, or the room is short.
-    pub fn reserve(&self, bytes: usize) -> Result<(), Refused> {
+    pub fn reserve(self: &Arc<Self>, bytes: usize) -> Result<Reservation, Refused> {
         let wanted = batch_record_bytes(bytes);
         let mut queue = self.shared.queue.lock();
         // One batch is always taken, however large.
@@ -113,18 +112,20 @@ impl Journal {
             return Err(Refused::Room { wanted, room: queue.room.saturating_sub(queue.reserved) });
         }
         queue.reserved += wanted;
-        Ok(())
+        Ok(Reservation { journal: Arc::clone(self), bytes: wanted })
     }
 
-    /// Takes back a batch that was announced.
-    pub fn release(&self, bytes: usize) {
-        self.shared.queue.lock().settle(batch_record_bytes(bytes));
-    }
-
-    /// Hands a change over, a batch after it was announced. It is durable once
-    /// [`synced`](Self::synced) has reached the position: never, after a failure. Does not block on
-    /// the disk.
+    /// Hands over a change that is no batch. It is durable once [`synced`](Self::synced) has reached
+    /// the position: never, after a failure. Does not block on the disk.
+    ///
+    /// # Panics
+    /// If it is a batch: those need a [`Reservation`].
     pub fn put(&self, change: Change) -> Position {
+        assert!(!matches!(change, Change::Batch { .. }), "room is taken for a batch before it is put");
+        self.push(change)
+    }
+
+    fn push(&self, change: Change) -> Position {
         let mut queue = self.shared.queue.lock();
         queue.position.0 += 1;
         if !queue.stopped {
@@ -155,6 +156,32 @@ impl Journal {
     }
 }
 
+/// Room for one batch. It is given back when it is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    journal: Arc<Journal>,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// Hands the batch over, as [`Journal::put`] does other changes.
+    ///
+    /// # Panics
+    /// If it has other bytes than room was taken for.
+    pub fn put(mut self, batch: Change) -> Position {
+        assert_eq!(batch.record_bytes(), self.bytes, "the batch that room was taken for");
+        // The room is in use until the batch is written.
+        self.bytes = 0;
+        self.journal.push(batch)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.journal.shared.queue.lock().settle(self.bytes);
+    }
+}
+
 impl Drop for Journal {
     fn drop(&mut self) {
         self.shared.queue.lock().closing = true;
@@ -169,7 +196,7 @@ impl Drop for Journal {
 
 impl Queue {
     fn settle(&mut self, bytes: u64) {
-        self.reserved = self.reserved.checked_sub(bytes).expect("a batch is announced before it is put");
+        self.reserved = self.reserved.checked_sub(bytes).expect("room is taken for a batch before it is put");
     }
 }
 

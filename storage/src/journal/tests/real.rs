@@ -10,19 +10,20 @@ use piculet_quorum::ids::{Epoch, Index, LogId};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 const OPTIONS: JournalOptions =
     JournalOptions { bytes: 4 << 20, file_bytes: 64 << 10, queue_bytes: 256 << 10 };
 const CHILD: &str = "PICULET_TEST_JOURNAL";
 
 fn open(dir: &Path) -> Replayed<RealDisk> {
-    Replayed::read(RealDisk::open(dir).unwrap(), OPTIONS, CLUSTER).unwrap()
+    Replayed::read(RealDisk::open(dir, None).unwrap(), OPTIONS, CLUSTER).unwrap()
 }
 
 #[test]
 fn real_files_do_what_is_asked_of_them() {
     let dir = tempfile::tempdir().unwrap();
-    let mut disk = RealDisk::open(dir.path()).unwrap();
+    let mut disk = RealDisk::open(dir.path(), None).unwrap();
     let mut file = disk.create("a", 8192).unwrap();
     assert_eq!((disk.length(&file).unwrap(), disk.list().unwrap()), (8192, vec!["a".to_owned()]));
     assert_eq!(disk.create("a", 1).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
@@ -45,8 +46,8 @@ fn real_files_do_what_is_asked_of_them() {
 #[test]
 fn a_flipped_byte_in_a_real_file_is_found() {
     let dir = tempfile::tempdir().unwrap();
-    let core = JournalCore::create(RealDisk::open(dir.path()).unwrap(), OPTIONS, CLUSTER).unwrap();
-    let journal = Journal::start(core).unwrap();
+    let core = JournalCore::create(RealDisk::open(dir.path(), None).unwrap(), OPTIONS, CLUSTER).unwrap();
+    let journal = Arc::new(Journal::start(core).unwrap());
     let mut batches = Batches::new(0);
     journal.put(Change::Segment(Manifest::new(batches.place, Index(0), batches.before)));
     for _ in 0..10 {
@@ -62,13 +63,16 @@ fn a_flipped_byte_in_a_real_file_is_found() {
     assert!(damage.contains(&path.display().to_string()), "{damage}");
 }
 
-fn put_batch(journal: &Journal, batches: &mut Batches) {
+fn put_batch(journal: &Arc<Journal>, batches: &mut Batches) {
     let batch = batches.next(&[(batches.next.0 % 400) as usize, 30]);
-    while journal.reserve(batch.bytes.len()).is_err() {
-        std::thread::yield_now();
-    }
+    let room = loop {
+        match journal.reserve(batch.bytes.len()) {
+            Ok(room) => break room,
+            Err(_) => std::thread::yield_now(),
+        }
+    };
     let (place, end, at_end) = (batches.place, batches.next, batch.end);
-    journal.put(Change::Batch { place, repair: false, end, at_end, bytes: vec![batch.bytes] });
+    room.put(Change::Batch { place, repair: false, end, at_end, bytes: vec![batch.bytes] });
 }
 
 /// Not a test by itself: the process that is killed. It takes up what is there, and goes on with it
@@ -87,7 +91,7 @@ fn child() {
         None => found.resume().unwrap(),
         Some(_) => found.discard().unwrap(),
     };
-    let journal = Journal::start(core).unwrap();
+    let journal = Arc::new(Journal::start(core).unwrap());
     if known.is_none() {
         journal.put(Change::Segment(Manifest::new(batches.place, Index(0), batches.before)));
     }

@@ -5,6 +5,7 @@ use crate::journal::simulated::SimulatedDisk;
 use crate::journal::{Change, Journal, JournalCore, JournalOptions, Manifest, Refused, Replayed};
 use piculet_quorum::batch::Place;
 use piculet_quorum::ids::{Epoch, Index, LogId};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Waits for something that another thread brings about.
@@ -16,26 +17,26 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn start(disk: &SimulatedDisk, options: JournalOptions) -> Journal {
+fn start(disk: &SimulatedDisk, options: JournalOptions) -> Arc<Journal> {
     let core = JournalCore::create(disk.clone(), options, CLUSTER).unwrap();
-    Journal::start(core).unwrap()
+    Arc::new(Journal::start(core).unwrap())
 }
 
 fn place(log: u64) -> Place {
     Place { log: LogId(log), ..PLACE }
 }
 
-/// Announces and hands over a batch of a log, and before the first one its manifest.
-fn put_batch(journal: &Journal, batches: &mut Batches, lengths: &[usize]) -> Result<Position, Refused> {
+/// Takes room for and hands over a batch of a log, and before the first one its manifest.
+fn put_batch(journal: &Arc<Journal>, batches: &mut Batches, lengths: &[usize]) -> Result<Position, Refused> {
     let batch = batches.peek(lengths);
-    journal.reserve(batch.bytes.len())?;
+    let room = journal.reserve(batch.bytes.len())?;
     if batches.next == Index(0) {
         journal.put(Change::Segment(Manifest::new(batches.place, Index(0), batches.before)));
     }
     batches.next(lengths);
     let (place, end) = (batches.place, batches.next);
     let bytes = vec![batch.bytes];
-    Ok(journal.put(Change::Batch { place, repair: false, end, at_end: batch.end, bytes }))
+    Ok(room.put(Change::Batch { place, repair: false, end, at_end: batch.end, bytes }))
 }
 
 #[test]
@@ -120,8 +121,11 @@ fn what_waits_is_bounded_by_its_bytes() {
     assert!(matches!(refused, Refused::Waiting { limit: 5000, waiting: 9000.. }), "{refused}");
     disk.hold_syncs(false);
     until("there is room again", || put_batch(&journal, &mut batches, &[10]).is_ok());
-    journal.reserve(4000).unwrap();
-    journal.release(4000);
+    until("that is written", || journal.reserve(4000).is_ok());
+    let room = journal.reserve(4000).unwrap();
+    assert!(journal.reserve(4000).is_err());
+    drop(room);
+    journal.reserve(4000).expect("room that was not used is given back");
 }
 
 #[test]
