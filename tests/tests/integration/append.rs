@@ -81,7 +81,7 @@ async fn what_is_repeated_for_a_producer_is_there_once_from_memory_and_from_obje
             let once = AppendOptions { producer, ..AppendOptions::default() };
             bounded("it is acknowledged", writer.append_with(&sequence.to_string(), &once)).await
         };
-        for round in 0..3 {
+        for round in 0_u64..3 {
             // Whoever writes: one that is replaced, and one that finds everything archived.
             let writer = client.take_over(&name).await.expect("it is taken over");
             let last = bounded("the table is read", writer.producer(id)).await.expect("a node answers");
@@ -154,7 +154,7 @@ async fn an_idle_log_is_parked_and_goes_on_with_the_next_append() {
         let client = Client::connect(options).await.expect("a node answers");
         let writer = client.take_over(&name).await.expect("a new log is taken over");
         let mut expected = Ledger::default();
-        for round in 0..3 {
+        for round in 0_u64..3 {
             let payload = payload(1, round, 1000);
             let append = bounded("it is acknowledged", writer.append(&payload)).await;
             expected.acknowledged(append.expect("it is appended"), payload);
