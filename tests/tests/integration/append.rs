@@ -81,7 +81,7 @@ async fn what_is_repeated_for_a_producer_is_there_once_from_memory_and_from_obje
             let once = AppendOptions { producer, ..AppendOptions::default() };
             bounded("it is acknowledged", writer.append_with(&sequence.to_string(), &once)).await
         };
-        for round in 0..3 {
+        for round in 0..3_u64 {
             // Whoever writes: one that is replaced, and one that finds everything archived.
             let writer = client.take_over(&name).await.expect("it is taken over");
             let last = bounded("the table is read", writer.producer(id)).await.expect("a node answers");
