@@ -287,7 +287,9 @@ fn open_arena(
         Ok(found) => found,
         Err(damage) => return Ok((None, Some(damage))),
     };
-    let other_size = (found.layout != *layout).then(|| Damage::OtherSize {
+    // How many slots there are may have been another version's choice.
+    let sizes = |layout: &Layout| (layout.chunks, layout.chunk_bytes);
+    let other_size = (sizes(&found.layout) != sizes(layout)).then(|| Damage::OtherSize {
         path: dir.arena_file(),
         found: found.layout.capacity(),
         found_chunk: found.layout.chunk_bytes as u64,
