@@ -1,7 +1,8 @@
-//! Nodes are killed at random moments, one at a time, while a writer appends and readers follow.
+//! Nodes are killed at random moments, one at a time or all at once, while a writer appends and
+//! readers follow.
 //!
-//! The promise is that of one loss at a time: a node is killed only when three hold the newest
-//! segment and everything older is archived, which takes about a flush interval.
+//! A process that is killed loses nothing of what its buffers held, so all may be killed at any
+//! moment; one at a time is killed when three nodes hold the newest segment.
 
 use crate::Failure;
 use crate::check::{Summary, check};
@@ -9,8 +10,8 @@ use crate::clients::{Appending, follow, read_all, within};
 use crate::history::{Event, Recorder};
 use crate::random::Random;
 use crate::site::{PATIENCE, Site};
-use piculet_client::Client;
-use piculet_quorum::ids::{LogName, Offset};
+use piculet_client::{Client, LogOptions};
+use piculet_quorum::ids::{Level, LogName, Offset};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -24,8 +25,12 @@ const READERS: usize = 2;
 /// What is to happen.
 #[derive(Clone, Debug)]
 pub struct KillOptions {
-    /// How often a node is killed.
+    /// How often nodes are killed.
     pub rounds: u32,
+    /// Whether all are killed at once, not one at a time.
+    pub all: bool,
+    /// The durability of the log.
+    pub durability: Level,
     /// What all random choices come from.
     pub seed: u64,
     /// Directory that the history is written to, as `kill-SEED.jsonl`; it is made if it is missing.
@@ -48,9 +53,13 @@ pub async fn run(options: &KillOptions, say: &mut dyn FnMut(&str)) -> Result<Sum
         say(&format!("the history goes to {}", file.display()));
     }
     recorder.record(Event::Started { scenario: "kill".to_owned(), seed: options.seed })?;
-    let mut scenario = Scenario::start(site, recorder, options.seed).await?;
+    let mut scenario = Scenario::start(site, recorder, options).await?;
     for round in 1..=options.rounds {
-        scenario.round(round, options.rounds, say).await?;
+        if options.all {
+            scenario.round_of_all(round, options.rounds, say).await?;
+        } else {
+            scenario.round(round, options.rounds, say).await?;
+        }
     }
     scenario.finish(say).await
 }
@@ -74,9 +83,10 @@ struct Scenario {
 }
 
 impl Scenario {
-    async fn start(site: Site, recorder: Recorder, seed: u64) -> Result<Self, Failure> {
+    async fn start(site: Site, recorder: Recorder, options: &KillOptions) -> Result<Self, Failure> {
+        let KillOptions { seed, durability, .. } = *options;
         let log = LogName::new("chaos/kill")?;
-        site.client.create_log(&log).await?;
+        site.client.create_log_with(&log, LogOptions { durability }).await?;
         let (progress, acknowledged) = watch::channel(Offset(0));
         let (stop, stopped) = watch::channel(false);
         let client = Client::connect(site.options()?).await?;
@@ -111,6 +121,36 @@ impl Scenario {
         say(&format!(
             "round {round} of {rounds}: restarted {node}; {more} appends were acknowledged meanwhile"
         ));
+        Ok(())
+    }
+
+    /// All nodes are killed at once, and come back in the lives that they were in.
+    async fn round_of_all(
+        &mut self,
+        round: u32,
+        rounds: u32,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<(), Failure> {
+        self.appends_go_on().await?;
+        sleep(self.random.up_to(MOMENT)).await;
+        let before = self.site.lives().await?;
+        self.site.cluster.kill_all()?;
+        let names: Vec<String> = (0..self.site.cluster.nodes().len()).map(|at| self.site.name(at)).collect();
+        for node in &names {
+            self.recorder.record(Event::Killed { node: node.clone() })?;
+        }
+        say(&format!("round {round} of {rounds}: killed all at offset {}", *self.progress.borrow()));
+        sleep(self.random.up_to(MOMENT)).await;
+        self.site.cluster.start_all().await?;
+        for node in names {
+            self.recorder.record(Event::Restarted { node })?;
+        }
+        let after = self.site.lives().await?;
+        if after != before {
+            return Err(format!("a life has ended: {before:?} before, {after:?} now").into());
+        }
+        self.appends_go_on().await?;
+        say(&format!("round {round} of {rounds}: restarted all, in the same lives; appends go on"));
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use piculet_chaos::check::check;
 use piculet_chaos::history;
 use piculet_chaos::kill::{self, KillOptions};
 use piculet_chaos::{Failure, check::Summary};
+use piculet_quorum::ids::Level;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -22,14 +23,20 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Kill nodes with SIGKILL at random moments, one at a time, while a writer appends.
+    /// Kill nodes with SIGKILL at random moments while a writer appends.
     Kill {
-        /// How often a node is killed.
+        /// How often nodes are killed.
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         rounds: u32,
         /// What all random choices come from; the time of day unless given.
         #[arg(long)]
         seed: Option<u64>,
+        /// Kill all nodes at once, not one at a time.
+        #[arg(long)]
+        all: bool,
+        /// The durability of the log.
+        #[arg(long, value_parser = durability, default_value = "memory")]
+        durability: Level,
         /// Keep the history in this directory, as JSON lines.
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
@@ -43,7 +50,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Kill { rounds, seed, out } => run_kill(rounds, seed.unwrap_or_else(seed_of_now), out),
+        Command::Kill { rounds, seed, all, durability, out } => {
+            run_kill(&KillOptions { rounds, seed: seed.unwrap_or_else(seed_of_now), all, durability, out })
+        }
         Command::Check { history } => run_check(&history),
     };
     match result {
@@ -61,13 +70,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_kill(rounds: u32, seed: u64, out: Option<PathBuf>) -> Result<Summary, Failure> {
+fn run_kill(options: &KillOptions) -> Result<Summary, Failure> {
     let start = Instant::now();
     let mut say = |what: &str| println!("{:>6.1} s  {what}", start.elapsed().as_secs_f64());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let options = KillOptions { rounds, seed, out };
-    let result = runtime.block_on(kill::run(&options, &mut say));
-    result.map_err(|Failure(why)| Failure(format!("seed {seed}: {why}")))
+    let result = runtime.block_on(kill::run(options, &mut say));
+    result.map_err(|Failure(why)| Failure(format!("seed {}: {why}", options.seed)))
+}
+
+fn durability(text: &str) -> Result<Level, String> {
+    let level = Level::BUFFERED.into_iter().find(|level| level.to_string() == text);
+    level.ok_or_else(|| format!("expected {}", Level::BUFFERED.map(|level| level.to_string()).join(" or ")))
 }
 
 fn run_check(file: &std::path::Path) -> Result<Summary, Failure> {

@@ -4,13 +4,17 @@ use crate::Failure;
 use piculet_client::transport::Identity;
 use piculet_client::{Client, ClientOptions};
 use piculet_node::local::{ClusterSpec, Etcd, LocalCluster, LocalNode, S3Server, ScratchDir, tools};
-use piculet_quorum::ids::{Level, LogName};
+use piculet_quorum::ids::{Incarnation, Level, LogName, NodeId};
 use piculet_quorum::meta::{LogView, SegmentState};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// As long as anything that must happen may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// The life of every buffer of every node.
+pub(crate) type Lives = BTreeMap<NodeId, BTreeMap<Level, Incarnation>>;
+
 const POLL: Duration = Duration::from_millis(20);
 
 /// Three nodes, etcd and an S3 server. Dropping it ends them all.
@@ -55,14 +59,15 @@ impl Site {
     pub(crate) async fn whole(&self, log: &LogName) -> Result<(), Failure> {
         self.until("the log is held by three nodes, and older segments archived", async || {
             let view = self.client.describe_log(log).await.ok()?.view;
+            let level = view.durability;
             let nodes = self.client.nodes().await.ok()?;
             let (newest, segment) = view.segments.last_key_value()?;
             let members = &segment.record.value.ensemble;
             let current = |node: &LocalNode| {
                 members.iter().any(|member| {
-                    let now = nodes.get(&member.node).filter(|view| view.usable(Level::Memory));
+                    let now = nodes.get(&member.node).filter(|view| view.usable(level));
                     member.node.as_str() == node.name()
-                        && now.is_some_and(|now| now.incarnation(Level::Memory).0 == member.incarnation)
+                        && now.is_some_and(|now| now.incarnation(level).0 == member.incarnation)
                 })
             };
             let open = segment.record.value.state == SegmentState::Open;
@@ -71,6 +76,15 @@ impl Site {
             (open && older && self.cluster.nodes().iter().all(current)).then_some(())
         })
         .await
+    }
+
+    /// The life of every buffer of every node.
+    pub(crate) async fn lives(&self) -> Result<Lives, Failure> {
+        let nodes = self.client.nodes().await?;
+        let lives = nodes.iter().map(|(node, view)| {
+            (node.clone(), view.lives.iter().map(|(level, (life, _))| (*level, *life)).collect())
+        });
+        Ok(lives.collect())
     }
 
     /// Waits until every segment of a log is archived.

@@ -2,6 +2,7 @@
 
 use piculet_chaos::history;
 use piculet_chaos::kill::{self, KillOptions};
+use piculet_quorum::ids::Level;
 use std::time::SystemTime;
 
 #[test]
@@ -12,7 +13,8 @@ fn nothing_is_lost_when_nodes_are_killed() {
     };
     println!("seed {seed}; PICULET_CHAOS_SEED={seed} repeats its choices");
     let out = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("chaos");
-    let options = KillOptions { rounds: 2, seed, out: Some(out.clone()) };
+    let options =
+        KillOptions { rounds: 2, seed, all: false, durability: Level::Memory, out: Some(out.clone()) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let summary = runtime.block_on(kill::run(&options, &mut |what| println!("{what}")));
     let file = out.join(format!("kill-{seed}.jsonl"));

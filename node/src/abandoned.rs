@@ -242,7 +242,7 @@ async fn attempt(
             return Err(NotRecovered::NotNow(format!("another member still has {who}")));
         }
         Liveness::Unsure => {
-            let nodes = beyond_recovery(core, &ensemble).await?;
+            let nodes = beyond_recovery(core, log, &ensemble).await?;
             return Err(if nodes.is_empty() {
                 NotRecovered::NotNow("the members are not sure that its writer has gone".to_owned())
             } else {
@@ -267,8 +267,13 @@ async fn attempt(
 }
 
 /// The members that have forgotten the segment, when they are too many.
-async fn beyond_recovery(core: &Core, ensemble: &[Member]) -> Result<Vec<NodeId>, NotRecovered> {
-    let key = |node: &NodeId| Key::Incarnation(node.clone(), Level::Memory);
+async fn beyond_recovery(
+    core: &Core,
+    log: LogId,
+    ensemble: &[Member],
+) -> Result<Vec<NodeId>, NotRecovered> {
+    let level = core.logs.get(log).map_or_else(Level::default, |log| log.level);
+    let key = |node: &NodeId| Key::Incarnation(node.clone(), level);
     let keys: Vec<Key> = ensemble.iter().map(|member| key(&member.node)).collect();
     let now = core.meta.read(&keys, &[]).await?;
     let current = |node: &NodeId| now.incarnation(&key(node)).map(|found| found.value.incarnation);
