@@ -158,6 +158,10 @@ impl Guard {
             self.tried.get(&(found.log, found.segment)).map_or(Time(0), |tried| tried.next)
         });
         self.tried.retain(|key, tried| tried.under_way || open.contains(key));
+        let allowed = std::mem::take(&mut *self.core.allowed.lock());
+        for (_, tried) in self.tried.iter_mut().filter(|((log, _), _)| allowed.contains(log)) {
+            tried.next = now;
+        }
         for Abandoned { log, segment, epoch, .. } in due {
             let (core, peers, timeout) =
                 (Arc::clone(&self.core), Arc::clone(&self.peers), self.writer_timeout);

@@ -51,6 +51,8 @@ pub struct Core {
     pub lives: Mutex<BTreeMap<(NodeId, Level), Incarnation>>,
     /// Segments of which something is lost, and that are perhaps held by nobody any more.
     pub orphans: Mutex<BTreeSet<(LogId, SegmentNumber)>>,
+    /// Logs whose settings have begun to allow a loss: what waits for that need not wait longer.
+    pub allowed: Mutex<BTreeSet<LogId>>,
     lease: watch::Sender<Option<LeaseId>>,
     draining: watch::Sender<bool>,
     applied: AtomicU64,
@@ -127,6 +129,7 @@ impl Core {
             readiness: Readiness::default(),
             lives: Mutex::default(),
             orphans: Mutex::default(),
+            allowed: Mutex::default(),
             lease: watch::Sender::new(None),
             draining: watch::Sender::new(false),
             applied: AtomicU64::new(0),

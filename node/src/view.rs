@@ -197,6 +197,11 @@ fn changed(
                 membership::check_life(core, life, found)?;
             }
             (Key::Cluster, record) => check_cluster(core, record.as_ref())?,
+            (Key::Config(log), Some(Record::Config(config)))
+                if config.allow_loss && core.logs.get(log).is_some() =>
+            {
+                core.allowed.lock().insert(log);
+            }
             // Other nodes, names and settings are read when they are asked for.
             _ => {}
         }
