@@ -86,7 +86,7 @@ impl Scenario {
     async fn start(site: Site, recorder: Recorder, options: &KillOptions) -> Result<Self, Failure> {
         let KillOptions { seed, durability, .. } = *options;
         let log = LogName::new("chaos/kill")?;
-        site.client.create_log_with(&log, LogOptions { durability }).await?;
+        site.client.create_log_with(&log, LogOptions { durability, ..LogOptions::default() }).await?;
         let (progress, acknowledged) = watch::channel(Offset(0));
         let (stop, stopped) = watch::channel(false);
         let client = Client::connect(site.options()?).await?;

@@ -59,7 +59,7 @@ impl Site {
     pub(crate) async fn whole(&self, log: &LogName) -> Result<(), Failure> {
         self.until("the log is held by three nodes, and older segments archived", async || {
             let view = self.client.describe_log(log).await.ok()?.view;
-            let level = view.durability;
+            let level = view.durability();
             let nodes = self.client.nodes().await.ok()?;
             let (newest, segment) = view.segments.last_key_value()?;
             let members = &segment.record.value.ensemble;

@@ -86,6 +86,20 @@ impl Client {
         change::create_log(&self.pool, name, options, deadline).await
     }
 
+    /// Says whether a log goes on with what is left when too many nodes have lost their buffers:
+    /// see [`LogOptions::allow_loss`]. What has been lost already is given up soon afterwards, by the
+    /// nodes that are left, or when the log is opened next.
+    ///
+    /// Not cancel-safe: when the future is dropped the change may have been made, or may yet be.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such log; [`Error::Unknown`] when no node said in time
+    /// what became of the request; [`Error::NoNode`] when none answers.
+    pub async fn set_allow_loss(&self, name: &LogName, allow_loss: bool) -> Result<(), Error> {
+        let deadline = Instant::now() + self.options.call_timeout * 2;
+        change::set_allow_loss(&self.pool, name, allow_loss, deadline).await
+    }
+
     /// Deletes a log: its name is free at once, its writer is fenced, and nobody reads it any more.
     /// The nodes delete what they and object storage hold of it in the background.
     ///

@@ -40,7 +40,7 @@ pub(crate) enum TableError {
 }
 
 /// The table at the end of a row of parts that is not empty.
-pub(crate) async fn at_end_of(
+async fn at_end_of(
     core: &Core,
     log: LogId,
     segment: SegmentNumber,
@@ -48,13 +48,27 @@ pub(crate) async fn at_end_of(
     part: &PartRecord,
 ) -> Result<Producers, ObjectError> {
     let (end, chain) = (part.at.end, part.at.chain);
-    let name = PartName { log, segment, first, end, chain, encoder: part.encoder };
+    let name = PartName { log, segment, first, end, chain, encoder: part.encoder, skip: part.skip };
     core.objects.get_producers(&name, part.bytes).await
+}
+
+/// The table where a row of parts of a segment ends, whether there are any or not. None as for
+/// [`before_segment`].
+pub(crate) async fn before_part(
+    core: &Core,
+    log: LogId,
+    number: SegmentNumber,
+    row: &PartRow,
+) -> Result<Option<Producers>, TableError> {
+    match row.parts.last() {
+        None => before_segment(core, log, number).await,
+        Some((first, part)) => Ok(Some(at_end_of(core, log, number, *first, &part.value).await?)),
+    }
 }
 
 /// The table before the first entry of a segment that this node holds. None while that cannot be
 /// told: a segment before it is not archived yet, or this one has its first part already, or is gone.
-pub(crate) async fn before_segment(
+async fn before_segment(
     core: &Core,
     log: LogId,
     number: SegmentNumber,

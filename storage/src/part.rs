@@ -14,7 +14,7 @@
 //! | 40..48 | segment |
 //! | 48..56 | epoch |
 //! | 56..60 | durability of the segment; 1: memory, 2: disk |
-//! | 60..64 | flags; 0 in this version |
+//! | 60..64 | flags; 1: the range is lost, and there is neither body nor index; 0: it is not |
 //! | 64..72 | offset of the segment's first entry |
 //! | 72..80 | index of the part's first entry |
 //! | 80..88 | index after its last |
@@ -53,6 +53,9 @@
 //! | 44..48 | CRC32C of bytes 0..44 |
 //! | 48..56 | `PICULETE` |
 //!
+//! A skip part stands for a range that is lost, so that the row of a segment's parts has no gap: it
+//! holds where the range begins and ends, with both chains, and the table of producers before it.
+//!
 //! All numbers are little-endian. The table's CRC binds it to its part, so that it can be read
 //! without the rest.
 //!
@@ -68,7 +71,7 @@ use crate::limits::{PART_INDEX_BYTES, PART_OBJECT_BYTES_MAX};
 use crate::names::PartName;
 use bytes::{BufMut, Bytes};
 use format::{FOOTER_BYTES, Footer, HEADER_BYTES, INDEX_ENTRY_BYTES};
-use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchEnd, Place};
+use piculet_quorum::batch::{BatchEnd, Place};
 use piculet_quorum::ids::{Index, Level, Nonce, Offset};
 use piculet_quorum::meta::SegmentEnd;
 use piculet_quorum::producers::{PRODUCERS_BYTES_MAX, Producers, ProducersError};
@@ -97,6 +100,8 @@ pub struct PartHeader {
     pub before: BatchEnd,
     /// Where the part ends.
     pub at: SegmentEnd,
+    /// Whether the range is lost, and the part holds no entries.
+    pub skip: bool,
 }
 
 impl PartHeader {
@@ -110,6 +115,7 @@ impl PartHeader {
             end: self.at.end,
             chain: self.at.chain,
             encoder: PART_ENCODER,
+            skip: self.skip,
         }
     }
 }
@@ -186,6 +192,9 @@ pub fn encode(
     batches: &[Bytes],
 ) -> Result<EncodedPart, PartError> {
     check_range(header)?;
+    if header.skip {
+        return encode_skip(header, producers, batches);
+    }
     let row = Row::new(header.place, header.first, header.before);
     let (mut row, mut index) = (row.folding(header.base, producers), PartIndex::default());
     let (mut body_crc, mut body_len) = (0, 0_u64);
@@ -206,6 +215,23 @@ pub fn encode(
     index.bytes.put_slice(&footer.encode());
     pieces.push(Bytes::from(index.bytes));
     Ok(EncodedPart { pieces, bytes: footer.object_len, producers })
+}
+
+/// Encodes a part that stands for a range that is lost.
+fn encode_skip(
+    header: &PartHeader,
+    producers: Producers,
+    batches: &[Bytes],
+) -> Result<EncodedPart, PartError> {
+    if batches.iter().any(|piece| !piece.is_empty()) {
+        return Err(field("body", "not empty", "nothing, for its range is lost"));
+    }
+    let table = producers.encode();
+    let footer = Footer::new(header, 0, 0, &[], &table);
+    let mut object = format::encode_header(header, 0).to_vec();
+    object.extend_from_slice(&table);
+    object.extend_from_slice(&footer.encode());
+    Ok(EncodedPart { pieces: vec![Bytes::from(object)], bytes: footer.object_len, producers })
 }
 
 /// The header of an encoded part.
@@ -238,8 +264,20 @@ pub fn decode(bytes: Bytes) -> Result<Part, PartError> {
     if footer.body_crc != body_crc {
         return Err(checksum("checksum of the body", footer.body_crc, body_crc));
     }
+    if header.skip {
+        let expected = Footer::new(&header, 0, 0, &[], behind);
+        if footer != expected || !body.is_empty() {
+            return Err(field(
+                "footer",
+                format!("{footer:?}"),
+                format!("{expected:?}, for its range is lost"),
+            ));
+        }
+        Producers::decode(behind)?;
+        return Ok(Part { frames: Frames::new(start_of(&header)), header, body });
+    }
     let (mut row, mut index) = (Row::new(header.place, header.first, header.before), PartIndex::default());
-    let mut frames = Frames::new(Boundary { index: header.first, at: 0, before: header.before });
+    let mut frames = Frames::new(start_of(&header));
     row.feed(&body, |start, end| {
         index.add(start);
         frames.push(*end);
@@ -287,6 +325,10 @@ pub(crate) fn decode_producers(
         return Err(checksum("checksum of the table of producers", footer.producers_crc, expected));
     }
     Ok(Producers::decode(table)?)
+}
+
+fn start_of(header: &PartHeader) -> Boundary {
+    Boundary { index: header.first, at: 0, before: header.before }
 }
 
 /// A part that was read and verified.
@@ -350,7 +392,7 @@ impl PartIndex {
 }
 
 fn check_length(found: u64) -> Result<(), PartError> {
-    let min = (HEADER_BYTES + BATCH_HEADER_BYTES + INDEX_ENTRY_BYTES + FOOTER_BYTES) as u64;
+    let min = (HEADER_BYTES + FOOTER_BYTES) as u64;
     if found < min || found > PART_OBJECT_BYTES_MAX {
         return Err(PartError::Length { found, expected: format!("{min} to {PART_OBJECT_BYTES_MAX} bytes") });
     }

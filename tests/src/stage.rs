@@ -211,7 +211,10 @@ impl Stage {
     pub async fn client_and_log_of(&self, durability: Level) -> (Client, LogName) {
         let client = self.client().await;
         let name = LogName::new(format!("tests/{}", fresh())).expect("a name");
-        client.create_log_with(&name, LogOptions { durability }).await.expect("the log is created");
+        client
+            .create_log_with(&name, LogOptions { durability, ..LogOptions::default() })
+            .await
+            .expect("the log is created");
         (client, name)
     }
 

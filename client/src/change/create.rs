@@ -16,6 +16,10 @@ pub struct LogOptions {
     /// a crash of all three nodes' processes; [`Level::Disk`] a power cut of everything as well. It
     /// cannot be changed later.
     pub durability: Level,
+    /// Whether to go on with what is left when so many nodes have lost their buffers that entries
+    /// which were acknowledged may be lost. Readers are told where. If not, which is the default, the
+    /// log waits for an operator then. It can be [changed](crate::Client::set_allow_loss) later.
+    pub allow_loss: bool,
 }
 
 /// Creates a log.
@@ -28,13 +32,13 @@ pub(crate) async fn create_log(
     options: LogOptions,
     deadline: Instant,
 ) -> Result<LogId, Error> {
-    let LogOptions { durability } = options;
+    let LogOptions { durability, allow_loss } = options;
     if durability == Level::Disk {
         check_buffers(pool, durability).await?;
     }
     loop {
         let log = random_log()?;
-        let create = CreateLog { name: name.clone(), log, durability };
+        let create = CreateLog { name: name.clone(), log, durability, allow_loss };
         if let TxnOutcome::Applied(_) = pool.settle(Proposal::Create(create), deadline).await? {
             return Ok(log);
         }

@@ -1,5 +1,6 @@
 //! The steps of the archiver, each carried out against the metadata and the object store.
 
+use super::skip;
 use super::upload::{Upload, UploadError};
 use crate::core::Core;
 use crate::metrics;
@@ -19,11 +20,13 @@ pub(super) enum Job {
     Mark(Versioned<SegmentRecord>, Index),
     /// Upload a part and record it.
     Upload(Box<Upload>),
+    /// Upload and record the part that stands for what is lost of it.
+    Skip,
 }
 
 /// What became of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Worked {
+pub(crate) enum Worked {
     Yes,
     /// It failed and should be tried again after a pause.
     No,
@@ -40,6 +43,7 @@ impl Job {
             Self::Mark(read, archived) => {
                 ("to mark a segment archived", mark(core, log, number, &read, archived).await)
             }
+            Self::Skip => return skip::complete(core, log, number).await,
             Self::Upload(upload) => return report(core, log, number, upload.run(core, log, number).await),
         };
         match result {
@@ -55,7 +59,12 @@ impl Job {
     }
 }
 
-fn report(core: &Core, log: LogId, number: SegmentNumber, result: Result<bool, UploadError>) -> Worked {
+pub(super) fn report(
+    core: &Core,
+    log: LogId,
+    number: SegmentNumber,
+    result: Result<bool, UploadError>,
+) -> Worked {
     match result {
         Ok(done) => {
             core.meta_health.works();

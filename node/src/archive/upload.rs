@@ -65,6 +65,8 @@ impl From<TableError> for UploadError {
 impl Upload {
     /// The part that comes next, at most as long as a part should be. Called under the log's lock.
     pub(super) fn plan(core: &Core, local: &LocalSegment, from: Index, to: Index) -> Option<Self> {
+        // Where a loss begins is not always known to whoever says how far to go.
+        let to = local.record.value.kept().map_or(to, |kept| to.min(kept));
         let bytes = core.config.flush.options().bytes.min(PART_BYTES_MAX);
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         let run = local.buffer.read(from, to, bytes).filter(|_| local.row.archived() == from)?;
@@ -94,6 +96,7 @@ impl Upload {
             first,
             before,
             at,
+            skip: false,
         };
         let name = header.name();
         let producers = match self.producers_before(core, log, number).await {
@@ -131,12 +134,7 @@ impl Upload {
         if let Some(known) = self.producers.take() {
             return Ok(Some(known));
         }
-        match self.row.parts.last() {
-            None => producers::before_segment(core, log, number).await,
-            Some((first, part)) => {
-                Ok(Some(producers::at_end_of(core, log, number, *first, &part.value).await?))
-            }
-        }
+        producers::before_part(core, log, number, &self.row).await
     }
 
     /// Whether the segment is still as it was when the part was taken.

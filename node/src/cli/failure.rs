@@ -33,7 +33,7 @@ pub(super) const EXITS: [(u8, &str, &[&str]); 12] = [
         &["certificate", "protocol-version", "wrong-cluster"],
     ),
     (9, "the outcome is not known: look before trying again", &["unknown-outcome"]),
-    (10, "data is damaged or lost, or copies differ", &["damaged", "lost", "alarm"]),
+    (10, "data is damaged or lost, or copies differ", &["damaged", "lost", "loss-possible", "alarm"]),
     (11, "the nodes are overloaded: try again later", &["overloaded"]),
     (12, "the node's disk failed: replace it before the node is started again", &["buffer-failed"]),
     (13, "the log does not end at the offset that was expected", &["offset-mismatch"]),

@@ -147,19 +147,14 @@ async fn view(
         };
         segments.insert(*number, SegmentView { record, archived });
     }
-    let durability = match snapshot.records.get(&keys[1]).map(|record| &record.value) {
-        Some(Record::Config(config)) => config.durability,
-        _ => {
-            return Err(Refusal::Unavailable(format!(
-                "metadata are damaged: log {log} has no config record"
-            )));
-        }
+    let Some(config) = snapshot.config(&keys[1]) else {
+        return Err(Refusal::Unavailable(format!("metadata are damaged: log {log} has no config record")));
     };
     let Some(trim) = snapshot.trim(&keys[2]) else {
         return Err(Refusal::Unavailable(format!("metadata are damaged: log {log} has no trim record")));
     };
     let first_segment = snapshot.first(&keys[3]).map(|first| first.value.first_segment).unwrap_or_default();
-    Ok(Some(Box::new(LogView { log, record, durability, trim, first_segment, segments })))
+    Ok(Some(Box::new(LogView { log, record, config, trim, first_segment, segments })))
 }
 
 /// The record of a log, unless the log has been deleted.
@@ -181,7 +176,7 @@ async fn fence(shared: &Shared, at: &Address) -> Result<FenceOk, Refusal> {
     let mut rested = None;
     loop {
         let Some(slot) = read.clone().or_else(|| core.logs.get(at.log)) else {
-            read = Some(refresh(core, at.log).await?);
+            read = Some(refresh(core, at).await?);
             continue;
         };
         match try_fence(core, &slot, at) {
@@ -195,13 +190,16 @@ async fn fence(shared: &Shared, at: &Address) -> Result<FenceOk, Refusal> {
             }
             Err(Unanswered::Refused(refusal)) => return Err(refusal),
             Err(Unanswered::NeedMetadata) if read.is_some() => return Err(Refusal::NotHere),
-            Err(Unanswered::NeedMetadata) => read = Some(refresh(core, at.log).await?),
+            Err(Unanswered::NeedMetadata) => read = Some(refresh(core, at).await?),
         }
     }
 }
 
-async fn refresh(core: &Core, log: LogId) -> Result<Arc<Log>, Refusal> {
-    core.refresh_log(log).await.map_err(refusal)?.ok_or(Refusal::Deleted)
+async fn refresh(core: &Core, at: &Address) -> Result<Arc<Log>, Refusal> {
+    let log = core.refresh_log(at.log).await.map_err(refusal)?.ok_or(Refusal::Deleted)?;
+    // It may be one of the older segments of its log.
+    core.refresh_segment(at.log, at.segment).await.map_err(refusal)?;
+    Ok(log)
 }
 
 /// Raises the fence, and says what is held and when that may be told.

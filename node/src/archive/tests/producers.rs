@@ -71,7 +71,15 @@ impl Site {
         let mut tables = Vec::new();
         for (first, part) in now.row(log, segment).unwrap().parts {
             let (end, chain) = (part.value.at.end, part.value.at.chain);
-            let name = PartName { log, segment, first, end, chain, encoder: part.value.encoder };
+            let name = PartName {
+                log,
+                segment,
+                first,
+                end,
+                chain,
+                encoder: part.value.encoder,
+                skip: part.value.skip,
+            };
             tables.push(self.a.0.objects.get_producers(&name, part.value.bytes).await.unwrap());
         }
         tables
