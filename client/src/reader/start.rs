@@ -73,7 +73,8 @@ pub(super) async fn plan(
 }
 
 /// The segment and index of an offset below the tail. With `or_later`, what has been deleted
-/// meanwhile is passed over.
+/// meanwhile is passed over; and of segments that start at the offset it is the first, for of an empty
+/// one a loss may have to be told.
 async fn locate(
     search: &Search<'_>,
     newest: &LogView,
@@ -81,20 +82,24 @@ async fn locate(
     or_later: bool,
 ) -> Result<LogPlace, Error> {
     let holds = |view: &LogView| {
-        let below = view.segments.iter().rev().find(|(_, s)| s.record.value.base <= offset);
-        below.and_then(|(number, s)| {
+        let first = view.segments.iter().find(|(_, s)| or_later && s.record.value.base == offset);
+        let below = || view.segments.iter().rev().find(|(_, s)| s.record.value.base <= offset);
+        first.or_else(below).and_then(|(number, s)| {
             let index = offset.index_in(s.record.value.base)?;
             Some(LogPlace { segment: *number, index })
         })
     };
-    if let Some(place) = holds(newest) {
+    let first_of = |place: &LogPlace| or_later && place.index == Index(0);
+    if let Some(place) = holds(newest).filter(|at| !first_of(at) || at.segment == newest.first_segment) {
         return Ok(place);
     }
     let mut from = newest.first_segment;
     let mut found = None;
     loop {
         let page = search.view(Some(from)).await?;
-        found = holds(&page).or(found);
+        if !found.as_ref().is_some_and(first_of) {
+            found = holds(&page).or(found);
+        }
         let beyond = page.segments.values().any(|s| s.record.value.base > offset);
         let next = super::following(&page).filter(|next| *next > from && !beyond);
         match (next, found, page.segments.first_key_value()) {

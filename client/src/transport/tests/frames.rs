@@ -59,7 +59,7 @@ async fn frames_come_whole_whatever_pieces_they_are_sent_in() {
             1 => (Kind::Response, (seed as usize * 9_973) % MESSAGE_BYTES_MAX),
             2 => (Kind::Response, 0),
             3 => (Kind::Ack, 48),
-            _ => (Kind::Mark, 72),
+            _ => (Kind::Mark, 80),
         };
         total += PREFIX_BYTES + len;
         frames.push((kind, noise(len, seed).into()));
