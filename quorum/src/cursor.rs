@@ -9,6 +9,7 @@
 
 use crate::ids::{Incarnation, Index, NodeId, SegmentNumber};
 use crate::meta::{SegmentEnd, SegmentRecord};
+use crate::mutation::{Mutation, on};
 use crate::quorums;
 use crate::wire::frame::Mark;
 use std::collections::BTreeMap;
@@ -78,6 +79,9 @@ impl Cursor {
         {
             *writer_tail = (*writer_tail).max(mark.writer_tail);
             visible = visible.max(mark.commit);
+            if on(Mutation::ReaderTrustsOneTail) {
+                visible = visible.max(mark.writer_tail);
+            }
         }
         self.raise(visible);
     }
@@ -116,7 +120,7 @@ impl Cursor {
     fn learn_end(&mut self, end: Option<Index>, settled: bool) {
         if let Some(end) = end {
             self.end = Some(end);
-            self.settled |= settled;
+            self.settled |= settled || on(Mutation::ReaderTrustsUnsettled);
         }
     }
 

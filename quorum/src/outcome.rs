@@ -3,6 +3,7 @@
 
 use crate::ids::{Epoch, Index, SegmentNumber};
 use crate::meta::LogView;
+use crate::mutation::{Mutation, on};
 
 /// What a read of the metadata tells of one segment of a writer that was replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,7 +67,8 @@ impl Fate {
             return nothing;
         }
         let end = record.state.end().map(|at| at.end);
-        let settled = end.filter(|_| record.settled()).unwrap_or_default();
+        let settled = record.settled() || on(Mutation::OutcomeUnsettled);
+        let settled = end.filter(|_| settled).unwrap_or_default();
         Self::Recorded { appended: settled.max(seen.archived.end), end }
     }
 

@@ -1,0 +1,123 @@
+//! The configurations: several small ones rather than a giant one, each with its own dangers.
+
+use crate::actions::Bounds;
+use piculet_quorum::ids::Level;
+
+/// Nothing goes wrong, and nothing is done.
+const QUIET: Bounds = Bounds {
+    name: "",
+    nodes: 3,
+    level: Level::Memory,
+    entries: (1, 0),
+    takeovers: 0,
+    crashes: 0,
+    deaths: false,
+    any_falls: false,
+    restarts: 0,
+    given_up: 0,
+    suspicion: false,
+    parts: false,
+    late: 0,
+    late_answers: false,
+    recoveries: 0,
+    slow_acks: false,
+};
+
+/// Two takeovers race with the writer, and with each other.
+pub(crate) const RACES: Bounds = Bounds { name: "races", entries: (2, 0), takeovers: 2, ..QUIET };
+/// A buffer is lost during a takeover, whoever is slow is taken for gone, and the recovery starts over.
+pub(crate) const LOSSES: Bounds = Bounds {
+    name: "losses",
+    entries: (2, 0),
+    takeovers: 1,
+    crashes: 1,
+    deaths: true,
+    suspicion: true,
+    recoveries: 1,
+    ..QUIET
+};
+/// The same with two takeovers.
+pub(crate) const LOSSES_IN_RACES: Bounds =
+    Bounds { name: "losses in races", takeovers: 2, crashes: 1, ..QUIET };
+/// Two members, of which one is lost.
+pub(crate) const PAIRS: Bounds = Bounds {
+    name: "pairs",
+    nodes: 2,
+    takeovers: 2,
+    crashes: 1,
+    deaths: true,
+    suspicion: true,
+    recoveries: 1,
+    ..QUIET
+};
+/// Answers to fences, and outcomes of seals, come late or never.
+pub(crate) const LATE_ANSWERS: Bounds =
+    Bounds { name: "late answers", takeovers: 2, late: 1, late_answers: true, ..QUIET };
+/// A live writer gives members up and rolls, while it may be replaced.
+pub(crate) const ROLLS: Bounds = Bounds {
+    name: "rolls",
+    nodes: 2,
+    entries: (1, 1),
+    takeovers: 1,
+    crashes: 1,
+    given_up: 1,
+    slow_acks: true,
+    ..QUIET
+};
+/// A roll whose outcome is not heard lands late.
+pub(crate) const LATE_ROLLS: Bounds = Bounds {
+    name: "late rolls",
+    nodes: 2,
+    entries: (2, 0),
+    takeovers: 1,
+    given_up: 1,
+    late: 1,
+    slow_acks: true,
+    ..QUIET
+};
+/// Three members, of which two are given up with entries in flight: a seal that is not settled.
+pub(crate) const HASTY_ROLLS: Bounds =
+    Bounds { name: "hasty rolls", takeovers: 0, crashes: 1, given_up: 2, slow_acks: true, ..QUIET };
+/// Parts are uploaded, also late, and nodes free and drop what is archived.
+pub(crate) const PARTS: Bounds = Bounds {
+    name: "parts",
+    nodes: 2,
+    entries: (2, 1),
+    takeovers: 1,
+    crashes: 1,
+    parts: true,
+    late: 1,
+    ..QUIET
+};
+/// Segments are dropped under a later takeover.
+pub(crate) const DROPS: Bounds =
+    Bounds { name: "drops", entries: (1, 1), takeovers: 2, parts: true, ..QUIET };
+/// Entries count once they are synced; a restart loses what was not.
+pub(crate) const DISK: Bounds =
+    Bounds { name: "disk", level: Level::Disk, takeovers: 1, restarts: 2, ..QUIET };
+/// Nodes restart with all that they held.
+pub(crate) const RESTARTS: Bounds = Bounds { name: "restarts", takeovers: 2, restarts: 1, ..QUIET };
+
+/// All that run every time.
+pub(crate) const ALL: [Bounds; 12] = [
+    RACES,
+    LOSSES,
+    LOSSES_IN_RACES,
+    PAIRS,
+    LATE_ANSWERS,
+    ROLLS,
+    LATE_ROLLS,
+    HASTY_ROLLS,
+    PARTS,
+    DROPS,
+    DISK,
+    RESTARTS,
+];
+
+/// Larger ones, for patient machines.
+pub(crate) const DEEP: [Bounds; 4] = [
+    Bounds { name: "deep races", entries: (2, 0), crashes: 1, any_falls: true, ..RACES },
+    Bounds { name: "deep losses", any_falls: true, crashes: 2, ..LOSSES },
+    Bounds { name: "deep pairs", entries: (2, 1), crashes: 2, ..PAIRS },
+    Bounds { name: "deep rolls", nodes: 3, ..ROLLS },
+];
