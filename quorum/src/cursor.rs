@@ -6,6 +6,8 @@
 //! * V2: two members at their listed incarnations report `writer_tail > i`;
 //! * V3: the metadata say that the segment is sealed with a settled end beyond `i`;
 //! * V4: `archived > i`.
+//!
+//! A loss is checked first: from there to the segment's end nothing is visible, whatever they say.
 
 use crate::ids::{Incarnation, Index, NodeId, SegmentNumber};
 use crate::meta::{SegmentEnd, SegmentRecord};
@@ -23,6 +25,8 @@ pub struct Cursor {
     visible: Index,
     end: Option<Index>,
     settled: bool,
+    /// From where to the end everything is lost.
+    loss: Option<Index>,
 }
 
 /// What a reader does next in a segment.
@@ -32,7 +36,7 @@ pub enum Step {
     UpTo(Index),
     /// Nothing more is visible yet.
     Wait,
-    /// The segment is read to its end: go on at the start of the next.
+    /// The segment is read to its end, or to where a loss begins: go on at the start of the next.
     NextSegment,
 }
 
@@ -41,7 +45,8 @@ impl Cursor {
     #[must_use]
     pub fn new(segment: SegmentNumber, record: &SegmentRecord, archived: SegmentEnd, next: Index) -> Self {
         let members = record.ensemble.iter().map(|m| (m.node.clone(), (m.incarnation, Index(0)))).collect();
-        let mut cursor = Self { segment, members, next, visible: archived.end, end: None, settled: false };
+        let mut cursor =
+            Self { segment, members, next, visible: Index(0), end: None, settled: false, loss: None };
         cursor.learn_record(record, archived.end);
         cursor
     }
@@ -70,9 +75,21 @@ impl Cursor {
         self.end
     }
 
+    /// From where to the segment's end everything is lost, if anything is.
+    #[must_use]
+    pub fn loss(&self) -> Option<Index> {
+        self.loss
+    }
+
+    /// Where what can be read of the segment ends, once its end is known.
+    #[must_use]
+    pub fn kept(&self) -> Option<Index> {
+        self.end.map(|end| self.loss.map_or(end, |loss| loss.min(end)))
+    }
+
     /// A node reports its watermarks of the segment.
     pub fn handle_mark(&mut self, node: &NodeId, mark: &Mark) {
-        self.learn_end(mark.end, mark.settled);
+        self.learn_end(mark.end, mark.settled, mark.loss);
         let mut visible = mark.archived;
         if let Some((incarnation, writer_tail)) = self.members.get_mut(node)
             && *incarnation == mark.incarnation
@@ -88,7 +105,8 @@ impl Cursor {
 
     /// The metadata show the segment's record, and how far it is archived.
     pub fn learn_record(&mut self, record: &SegmentRecord, archived: Index) {
-        self.learn_end(record.state.end().map(|at| at.end), record.settled());
+        let loss = record.loss.map(|loss| loss.from);
+        self.learn_end(record.state.end().map(|at| at.end), record.settled(), loss);
         self.raise(archived);
     }
 
@@ -103,7 +121,7 @@ impl Cursor {
     pub fn step(&self) -> Step {
         if self.next < self.visible {
             Step::UpTo(self.visible)
-        } else if self.settled && self.end.is_some_and(|end| self.next >= end) {
+        } else if (self.settled || self.loss.is_some()) && self.kept().is_some_and(|kept| self.next >= kept) {
             Step::NextSegment
         } else {
             Step::Wait
@@ -117,10 +135,14 @@ impl Cursor {
         self.members.values().map(|(_, tail)| *tail).max().unwrap_or_default()
     }
 
-    fn learn_end(&mut self, end: Option<Index>, settled: bool) {
-        if let Some(end) = end {
-            self.end = Some(end);
-            self.settled |= settled || on(Mutation::ReaderTrustsUnsettled);
+    fn learn_end(&mut self, end: Option<Index>, settled: bool, loss: Option<Index>) {
+        let Some(end) = end else { return };
+        self.end = Some(end);
+        self.settled |= settled || on(Mutation::ReaderTrustsUnsettled);
+        if let Some(loss) = loss.filter(|loss| self.loss.is_none_or(|known| *loss < known)) {
+            // It is below what was settled only when the log's settings allow that.
+            (self.loss, self.settled) = (Some(loss), settled);
+            self.visible = self.visible.min(loss.max(self.next));
         }
     }
 
@@ -128,8 +150,8 @@ impl Cursor {
         let two = quorums::committed(self.members.values().map(|(_, tail)| *tail));
         let settled = if self.settled { self.end.unwrap_or_default() } else { Index(0) };
         let visible = visible.max(two).max(settled);
-        // What lies beyond a known end was cut off: nobody is ever shown it.
-        let visible = self.end.map_or(visible, |end| visible.min(end));
+        // What lies beyond a known end was cut off, or is lost: nobody is ever shown it.
+        let visible = self.kept().map_or(visible, |kept| visible.min(kept));
         self.visible = self.visible.max(visible);
     }
 }
@@ -139,7 +161,7 @@ mod tests {
     use super::*;
     use crate::batch::Place;
     use crate::ids::{Chain, Epoch, Level, LogId, Offset, Timestamp};
-    use crate::meta::{Member, Seal, SegmentState};
+    use crate::meta::{Loss, Member, Seal, SegmentState};
 
     fn node(name: &str) -> NodeId {
         NodeId::new(name).expect("a valid name")
@@ -172,6 +194,7 @@ mod tests {
             archived: Index(0),
             end: None,
             settled: false,
+            loss: None,
         }
     }
 
@@ -217,6 +240,52 @@ mod tests {
         cursor.handle_mark(&node("a"), &mark(1, 0, 9));
         cursor.handle_mark(&node("b"), &mark(1, 0, 9));
         assert_eq!(cursor.step(), Step::UpTo(Index(5)));
+    }
+
+    /// A segment that ends at 10 and has lost everything from 4 on.
+    fn lossy(archived: bool) -> SegmentRecord {
+        let at = SegmentEnd { end: Index(10), chain: Chain(1), last_timestamp: Timestamp(0) };
+        let holders = vec![node("b")];
+        let sealed = SegmentState::Sealed(Seal { at, by_epoch: Epoch(2), holders, settled: false });
+        let state = if archived { SegmentState::Archived(at) } else { sealed };
+        SegmentRecord { loss: Some(Loss { from: Index(4), acknowledged: false }), ..record(state) }
+    }
+
+    #[test]
+    fn what_is_lost_is_never_shown_and_passed_as_soon_as_what_is_left_was_read() {
+        let mut cursor = cursor();
+        cursor.learn_record(&lossy(false), Index(0));
+        assert_eq!(cursor.step(), Step::Wait, "what is left is not safe yet");
+        cursor.handle_mark(&node("a"), &mark(1, 9, 9));
+        cursor.handle_mark(&node("b"), &mark(1, 9, 9));
+        assert_eq!(cursor.step(), Step::UpTo(Index(4)), "neither a commit nor copies show what is lost");
+        cursor.learn_record(&lossy(true), Index(10));
+        assert_eq!(cursor.step(), Step::UpTo(Index(4)), "nor does its skip part");
+        cursor.shown(Index(4));
+        assert_eq!(cursor.step(), Step::NextSegment);
+    }
+
+    #[test]
+    fn a_reader_that_starts_within_what_is_lost_passes_it_at_once() {
+        let record = lossy(false);
+        let cursor = Cursor::new(SegmentNumber(0), &record, record.start(), Index(7));
+        assert_eq!(cursor.step(), Step::NextSegment);
+    }
+
+    #[test]
+    fn a_loss_takes_back_what_was_settled_and_not_yet_shown() {
+        let at = SegmentEnd { end: Index(10), chain: Chain(1), last_timestamp: Timestamp(0) };
+        let seal = Seal { at, by_epoch: Epoch(2), holders: vec![node("a"), node("b")], settled: true };
+        let mut cursor = cursor();
+        cursor.learn_record(&record(SegmentState::Sealed(seal)), Index(0));
+        cursor.shown(Index(2));
+        assert_eq!(cursor.step(), Step::UpTo(Index(10)));
+        let loss = Mark { end: Some(Index(10)), loss: Some(Index(4)), ..mark(1, 0, 0) };
+        cursor.handle_mark(&node("a"), &loss);
+        assert_eq!((cursor.step(), cursor.kept()), (Step::UpTo(Index(4)), Some(Index(4))));
+        let before = Mark { end: Some(Index(10)), settled: true, ..mark(1, 0, 0) };
+        cursor.handle_mark(&node("b"), &before);
+        assert_eq!(cursor.visible(), Index(4), "news from before the loss change nothing");
     }
 
     #[test]

@@ -69,6 +69,26 @@ pub fn judge(
     if gone >= quorum && (quorum > 1 || !undecided) { Liveness::Gone } else { Liveness::Unsure }
 }
 
+/// Whether the members of an open segment that have not forgotten it do not contradict that its
+/// writer has gone, as far as they answer. When they are too few to tell where the segment ends, this
+/// is all that can be asked: it is recovered only where the log's settings allow a loss, and not
+/// before each of them has been fenced.
+#[must_use]
+pub fn not_contradicted(
+    ensemble: &[Member],
+    epoch: Epoch,
+    answers: &BTreeMap<NodeId, WriterSeen>,
+    timeout: Span,
+) -> bool {
+    ensemble.iter().all(|member| match answers.get(&member.node) {
+        Some(seen) if seen.incarnation == member.incarnation => {
+            let long = seen.gone_ms.is_some_and(|ms| ms.saturating_mul(1_000) >= timeout.0);
+            seen.epoch <= epoch && long
+        }
+        _ => true,
+    })
+}
+
 /// The members of an open segment that have forgotten it, when so many have that the others cannot
 /// tell any more where it ends; empty as long as they can. `current` is the life of a node's buffer,
 /// as the metadata have it. As long as the writer lives it knows the end, and rolls.
@@ -166,6 +186,20 @@ mod tests {
     fn times_at_the_end_of_their_range_are_long() {
         let answers = [("a", seen(Some(u64::MAX))), ("b", seen(Some(u64::MAX)))];
         assert_eq!(judged(&THREE, &answers, &[]), Liveness::Gone);
+    }
+
+    #[test]
+    fn whoever_is_left_may_contradict_that_the_writer_has_gone() {
+        let members: Vec<_> =
+            THREE.iter().map(|n| Member { node: node(n), incarnation: Incarnation(1) }).collect();
+        let left = |answers: &[(&str, WriterSeen)]| {
+            let answers = answers.iter().map(|(n, seen)| (node(n), seen.clone())).collect();
+            not_contradicted(&members, Epoch(3), &answers, TIMEOUT)
+        };
+        let reborn = WriterSeen { incarnation: Incarnation(2), ..seen(None) };
+        assert!(left(&[]) && left(&[("a", seen(GONE)), ("b", reborn)]));
+        assert!(!left(&[("a", seen(None))]) && !left(&[("a", seen(LATELY)), ("b", seen(GONE))]));
+        assert!(!left(&[("a", WriterSeen { epoch: Epoch(4), ..seen(GONE) })]));
     }
 
     #[test]

@@ -27,6 +27,12 @@ pub enum Mutation {
     HoldersUnguarded,
     /// An uploader of a sealed segment takes its own tail for the end.
     UploadsOwnTail,
+    /// A takeover that may lose entries ends a segment below what is archived.
+    EndsBelowArchive,
+    /// A loss is recorded from answers of members that were not fenced.
+    LossUnfenced,
+    /// A loss is recorded in the epoch of the segment itself, whose writer may still append.
+    LossInOwnEpoch,
     /// Parts of an open segment are uploaded beyond the commit.
     UploadsUncommitted,
     /// The fence is forgotten when a segment is dropped.
@@ -62,14 +68,13 @@ pub enum Mutation {
 /// Whether this guard is missing. Only ever so in a test that asked for it.
 #[cfg(not(feature = "mutations"))]
 #[inline(always)]
-pub(crate) const fn on(_: Mutation) -> bool {
+#[must_use]
+pub const fn on(_: Mutation) -> bool {
     false
 }
 
 #[cfg(feature = "mutations")]
-pub(crate) use switch::on;
-#[cfg(feature = "mutations")]
-pub use switch::{Missing, without};
+pub use switch::{Missing, on, without};
 
 #[cfg(feature = "mutations")]
 mod switch {
@@ -81,7 +86,9 @@ mod switch {
     static ACTIVE: AtomicU8 = AtomicU8::new(NONE);
     static TURN: Mutex<()> = Mutex::new(());
 
-    pub(crate) fn on(mutation: Mutation) -> bool {
+    /// Whether this guard is missing now.
+    #[must_use]
+    pub fn on(mutation: Mutation) -> bool {
         ACTIVE.load(Ordering::Relaxed) == mutation as u8
     }
 

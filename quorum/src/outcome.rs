@@ -12,8 +12,8 @@ pub enum Fate {
     Recorded {
         /// Entries below it were appended: they will stay.
         appended: Index,
-        /// Entries at it and beyond were not appended, and never will be. None while the segment
-        /// has no end.
+        /// Entries at it and beyond were not appended, and never will be: the segment ends there, or
+        /// what lay behind is lost. None while the segment has no end.
         end: Option<Index>,
     },
     /// The record is gone, and with it what it would have told.
@@ -66,10 +66,12 @@ impl Fate {
             // The writer's own was never created: this one is another's.
             return nothing;
         }
-        let end = record.state.end().map(|at| at.end);
+        // A loss comes first: what is lost counts as archived in the end, and was not appended.
+        let end = record.kept();
         let settled = record.settled() || on(Mutation::OutcomeUnsettled);
         let settled = end.filter(|_| settled).unwrap_or_default();
-        Self::Recorded { appended: settled.max(seen.archived.end), end }
+        let archived = end.map_or(seen.archived.end, |end| seen.archived.end.min(end));
+        Self::Recorded { appended: settled.max(archived), end }
     }
 
     /// What became of the entry at `index`.
@@ -89,7 +91,8 @@ mod tests {
     use super::*;
     use crate::ids::{Chain, Level, LogId, LogName, NodeId, Nonce, Offset, Revision, Timestamp};
     use crate::meta::{
-        LogRecord, Seal, SegmentEnd, SegmentRecord, SegmentState, SegmentView, TrimRecord, Versioned,
+        ConfigRecord, LogRecord, Loss, Seal, SegmentEnd, SegmentRecord, SegmentState, SegmentView,
+        TrimRecord, Versioned,
     };
     use std::collections::BTreeMap;
 
@@ -131,7 +134,7 @@ mod tests {
         LogView {
             log: LogId(1),
             record: Versioned { revision: Revision(1), value: log },
-            durability: Level::Memory,
+            config: Versioned { revision: Revision(1), value: ConfigRecord::default() },
             trim: Versioned { revision: Revision(1), value: TrimRecord::default() },
             first_segment: SegmentNumber(2),
             segments: BTreeMap::from([(NUMBER, SegmentView { record, archived: at(archived) })]),
@@ -154,6 +157,20 @@ mod tests {
         assert_eq!(outcomes(&view(sealed(10, true), 0), indices), appended);
         assert_eq!(outcomes(&view(sealed(10, false), 10), indices), appended);
         assert_eq!(outcomes(&view(SegmentState::Archived(at(10)), 10), indices), appended);
+    }
+
+    #[test]
+    fn what_is_lost_was_not_appended_whatever_else_the_records_say() {
+        use Outcome::{Appended, NotAppended, Undecided};
+        let lossy = |state, archived| {
+            let mut view = view(state, archived);
+            let record = &mut view.segments.get_mut(&NUMBER).expect("just put").record.value;
+            record.loss = Some(Loss { from: Index(5), acknowledged: false });
+            outcomes(&view, [4, 5, 9])
+        };
+        assert_eq!(lossy(sealed(10, false), 0), [Undecided, NotAppended, NotAppended]);
+        assert_eq!(lossy(sealed(10, false), 5), [Appended, NotAppended, NotAppended]);
+        assert_eq!(lossy(SegmentState::Archived(at(10)), 10), [Appended, NotAppended, NotAppended]);
     }
 
     #[test]

@@ -70,6 +70,10 @@ pub struct Recovery {
     safe: Option<Time>,
     /// The end that R4 found.
     end: Option<SegmentEnd>,
+    /// The revision of the log's settings, when these allow a loss.
+    allow_loss: Option<Revision>,
+    /// Whether the end is only the most that is left, for too few members know where it was.
+    short: bool,
     /// Chains that a longer member must confirm: (index, chain that a shorter one has there).
     unchecked: Vec<(Index, Chain)>,
     /// What is under way with members: nothing else is asked of them meanwhile.
@@ -152,6 +156,8 @@ impl Recovery {
             members,
             safe: None,
             end: None,
+            allow_loss: None,
+            short: false,
             unchecked: Vec::new(),
             busy: None,
             idle: None,
@@ -171,6 +177,17 @@ impl Recovery {
         }
         recovery.step(now);
         recovery
+    }
+
+    /// The log's settings, as of this revision, allow a loss: when too many members have forgotten
+    /// the segment, it is sealed at the most that is left of it, once everybody who has not forgotten
+    /// has been fenced.
+    pub fn allow_loss(&mut self, now: Time, config: Revision) {
+        self.allow_loss = Some(config);
+        if matches!(self.outcome, Some(RecoveryOutcome::Lost { .. })) {
+            self.outcome = None;
+        }
+        self.step(now);
     }
 
     /// A member answered the fence.
@@ -374,11 +391,16 @@ impl Recovery {
     fn decide_end(&mut self, now: Time, fenced: &[(NodeId, FenceOk)]) -> bool {
         let members = self.record.value.ensemble.len();
         let moved = self.members_that(|state| *state == MemberState::Moved);
-        if members - moved.len() < quorums::fence_quorum(members) {
-            self.outcome = Some(RecoveryOutcome::Lost { moved });
-            return false;
-        }
         let everybody = fenced.len() + moved.len() == members;
+        self.short = members - moved.len() < quorums::fence_quorum(members);
+        if self.short {
+            if self.allow_loss.is_none() {
+                self.outcome = Some(RecoveryOutcome::Lost { moved });
+            } else if everybody {
+                self.decide_on(fenced);
+            }
+            return self.end.is_some();
+        }
         match quorums::fenced(members, fenced.len()) {
             Fenced::Waiting => {
                 self.safe = None;
@@ -392,6 +414,12 @@ impl Recovery {
             }
             Fenced::Safe | Fenced::All => {}
         }
+        self.decide_on(fenced);
+        true
+    }
+
+    /// R4: the largest tail of those who answered, or what is archived.
+    fn decide_on(&mut self, fenced: &[(NodeId, FenceOk)]) {
         let mut tails: Vec<&FenceOk> = fenced.iter().map(|(_, fenced)| fenced).collect();
         tails.sort_by_key(|fenced| fenced.tail);
         let longest = if on(Mutation::SmallestTail) {
@@ -401,16 +429,14 @@ impl Recovery {
         } else {
             tails.last().copied()
         };
-        let longest = longest.expect("a fence quorum is at least one member");
-        let end = if longest.tail >= self.archived.end {
-            let FenceOk { tail, chain, last_timestamp, .. } = *longest;
-            SegmentEnd { end: tail, chain, last_timestamp }
-        } else {
-            self.archived
+        let end = match longest.filter(|longest| longest.tail >= self.archived.end || on(Mutation::EndsBelowArchive)) {
+            Some(FenceOk { tail, chain, last_timestamp, .. }) => {
+                SegmentEnd { end: *tail, chain: *chain, last_timestamp: *last_timestamp }
+            }
+            None => self.archived,
         };
         self.unchecked = fenced.iter().filter_map(|(_, f)| comparable(f, &self.archived, &end)).collect();
         self.end = Some(end);
-        true
     }
 
     /// Checks one shorter prefix against the end, or asks a longer member about it. Returns whether
@@ -458,6 +484,7 @@ impl Recovery {
             moved: moved.iter().filter_map(with).collect(),
             archived: self.archived.end,
             recovery: true,
+            allowed_loss: self.allow_loss.filter(|_| self.short),
         })));
     }
 

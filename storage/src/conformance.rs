@@ -115,6 +115,7 @@ pub(crate) fn sample(
         first: Index(0),
         before,
         at: SegmentEnd { end: batch.end(), chain, last_timestamp },
+        skip: false,
     };
     let part = part::encode(&header, &[Bytes::from(bytes)]).expect("a sound part");
     (header, part)

@@ -3,10 +3,13 @@
 //! | object | name |
 //! |---|---|
 //! | part | `{prefix}/log/{log:016x}/seg/{segment:020}/{first:020}-{end:020}-{chain}-e{encoder}.part` |
+//! | skip part | the same with `.skip` |
 //! | probe | `{prefix}/probe/{nonce}` |
 //!
 //! The numbers have a fixed width, so that a listing has the parts of a segment in their order. A
-//! part's name is a function of its content and its encoder, so one name has one content.
+//! part's name is a function of its content and its encoder, so one name has one content. What is
+//! lost to everybody else may still be put as data by a node that does not know: so a skip part, which
+//! stands for it, has another name.
 
 use object_store::path::Path;
 use piculet_quorum::ids::{Chain, Index, LogId, Nonce, SegmentNumber};
@@ -27,14 +30,17 @@ pub struct PartName {
     pub chain: Chain,
     /// Version of the encoder that made it.
     pub encoder: u32,
+    /// Whether the range is lost, and the object holds no entries.
+    pub skip: bool,
 }
 
 impl fmt::Display for PartName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { log, segment, first, end, chain, encoder } = self;
+        let Self { log, segment, first, end, chain, encoder, skip } = self;
+        let kind = if *skip { "skip" } else { "part" };
         write!(
             f,
-            "log/{:016x}/seg/{:020}/{:020}-{:020}-{chain}-e{encoder}.part",
+            "log/{:016x}/seg/{:020}/{:020}-{:020}-{chain}-e{encoder}.{kind}",
             log.0, segment.0, first.0, end.0
         )
     }
@@ -50,7 +56,9 @@ impl PartName {
         if (log_word, segment_word, components.next()) != ("log", "seg", None) {
             return None;
         }
-        let mut fields = file.strip_suffix(".part")?.splitn(4, '-');
+        let (stem, kind) = file.rsplit_once('.')?;
+        let skip = kind == "skip";
+        let mut fields = stem.splitn(4, '-');
         let mut next = || fields.next();
         let (first, end, chain, encoder) = (next()?, next()?, next()?, next()?);
         let parsed = Self {
@@ -60,8 +68,9 @@ impl PartName {
             end: Index(end.parse().ok()?),
             chain: Chain(u128::from_str_radix(chain, 16).ok()?),
             encoder: encoder.strip_prefix('e')?.parse().ok()?,
+            skip,
         };
-        // Signs, capitals and missing zeros would make several spellings of one name.
+        // Another suffix, signs, capitals and missing zeros would make several spellings of one name.
         (parsed.to_string() == name).then_some(parsed)
     }
 }
@@ -127,12 +136,15 @@ mod tests {
             end: Index(250),
             chain: Chain(0xcafe),
             encoder: 1,
+            skip: false,
         }
     }
 
     #[test]
     fn names_are_fixed() {
         assert_eq!(name().to_string(), GOLDEN);
+        let skip = PartName { skip: true, ..name() };
+        assert_eq!(skip.to_string(), GOLDEN.replace(".part", ".skip"));
         let names = Names::new(Path::from("some/where"));
         assert_eq!(names.part(&name()).as_ref(), format!("some/where/{GOLDEN}"));
         assert_eq!(names.logs().as_ref(), "some/where/log");
@@ -152,6 +164,7 @@ mod tests {
             ("-e1", "-e01"),
             ("-e1", ""),
             (".part", ""),
+            (".part", ".parts"),
             (".part", ".part/x"),
             ("log/", "lag/"),
             ("log/", "/log/"),
@@ -173,9 +186,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_name_comes_back(log: u64, segment: u64, first: u64, end: u64, chain: u128, encoder: u32) {
-            let (log, segment, first, end) = (LogId(log), SegmentNumber(segment), Index(first), Index(end));
-            let name = PartName { log, segment, first, end, chain: Chain(chain), encoder };
+        fn every_name_comes_back(
+            log: u64, segment: u64, range: (u64, u64), chain: u128, encoder: u32, skip: bool,
+        ) {
+            let (log, segment) = (LogId(log), SegmentNumber(segment));
+            let (first, end) = (Index(range.0), Index(range.1));
+            let name = PartName { log, segment, first, end, chain: Chain(chain), encoder, skip };
             prop_assert_eq!(PartName::parse(&name.to_string()), Some(name));
             let names = Names::new(Path::from("a/b"));
             prop_assert_eq!(names.parse_part(&names.part(&name)), Some(name));

@@ -13,7 +13,7 @@
 //! | 40..48 | segment |
 //! | 48..56 | epoch |
 //! | 56..60 | durability of the segment; 1: memory, 2: disk |
-//! | 60..64 | flags; 0 in this version |
+//! | 60..64 | flags; 1: the range is lost, and there is neither body nor index; 0: it is not |
 //! | 64..72 | offset of the segment's first entry |
 //! | 72..80 | index of the part's first entry |
 //! | 80..88 | index after its last |
@@ -46,6 +46,9 @@
 //! | 36..40 | CRC32C of bytes 0..36 |
 //! | 40..48 | `PICULETE` |
 //!
+//! A skip part stands for a range that is lost, so that the row of a segment's parts has no gap: it
+//! holds where the range begins and ends, with both chains.
+//!
 //! All numbers are little-endian.
 
 mod format;
@@ -58,7 +61,7 @@ use crate::limits::{PART_INDEX_BYTES, PART_OBJECT_BYTES_MAX};
 use crate::names::PartName;
 use bytes::{BufMut, Bytes};
 use format::{FOOTER_BYTES, Footer, HEADER_BYTES, INDEX_ENTRY_BYTES};
-use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchEnd, Place};
+use piculet_quorum::batch::{BatchEnd, Place};
 use piculet_quorum::ids::{Index, Level, Nonce, Offset};
 use piculet_quorum::meta::SegmentEnd;
 
@@ -84,6 +87,8 @@ pub struct PartHeader {
     pub before: BatchEnd,
     /// Where the part ends.
     pub at: SegmentEnd,
+    /// Whether the range is lost, and the part holds no entries.
+    pub skip: bool,
 }
 
 impl PartHeader {
@@ -97,6 +102,7 @@ impl PartHeader {
             end: self.at.end,
             chain: self.at.chain,
             encoder: PART_ENCODER,
+            skip: self.skip,
         }
     }
 }
@@ -163,6 +169,9 @@ pub struct EncodedPart {
 /// nothing is uploaded that does not check out.
 pub fn encode(header: &PartHeader, batches: &[Bytes]) -> Result<EncodedPart, PartError> {
     check_range(header)?;
+    if header.skip {
+        return encode_skip(header, batches);
+    }
     let (mut row, mut index) = (Row::new(header.place, header.first, header.before), PartIndex::default());
     let (mut body_crc, mut body_len) = (0, 0_u64);
     for piece in batches {
@@ -179,6 +188,17 @@ pub fn encode(header: &PartHeader, batches: &[Bytes]) -> Result<EncodedPart, Par
     index.bytes.put_slice(&footer.encode());
     pieces.push(Bytes::from(index.bytes));
     Ok(EncodedPart { pieces, bytes: footer.object_len })
+}
+
+/// Encodes a part that stands for a range that is lost.
+fn encode_skip(header: &PartHeader, batches: &[Bytes]) -> Result<EncodedPart, PartError> {
+    if batches.iter().any(|piece| !piece.is_empty()) {
+        return Err(field("body", "not empty", "nothing, for its range is lost"));
+    }
+    let footer = Footer::new(0, &[], 0);
+    let mut object = format::encode_header(header, 0).to_vec();
+    object.extend_from_slice(&footer.encode());
+    Ok(EncodedPart { pieces: vec![Bytes::from(object)], bytes: footer.object_len })
 }
 
 /// The header of an encoded part.
@@ -212,8 +232,19 @@ pub fn decode(bytes: Bytes) -> Result<Part, PartError> {
     if footer.body_crc != body_crc {
         return Err(checksum("checksum of the body", footer.body_crc, body_crc));
     }
+    if header.skip {
+        let expected = Footer::new(0, &[], 0);
+        if footer != expected || !body.is_empty() || !index_bytes.is_empty() {
+            return Err(field(
+                "footer",
+                format!("{footer:?}"),
+                format!("{expected:?}, for its range is lost"),
+            ));
+        }
+        return Ok(Part { frames: Frames::new(start_of(&header)), header, body });
+    }
     let (mut row, mut index) = (Row::new(header.place, header.first, header.before), PartIndex::default());
-    let mut frames = Frames::new(Boundary { index: header.first, at: 0, before: header.before });
+    let mut frames = Frames::new(start_of(&header));
     row.feed(&body, |start, end| {
         index.add(start);
         frames.push(*end);
@@ -229,6 +260,10 @@ pub fn decode(bytes: Bytes) -> Result<Part, PartError> {
         return Err(checksum("checksum of the index", found, expected));
     }
     Ok(Part { header, body, frames })
+}
+
+fn start_of(header: &PartHeader) -> Boundary {
+    Boundary { index: header.first, at: 0, before: header.before }
 }
 
 /// A part that was read and verified.
@@ -292,7 +327,7 @@ impl PartIndex {
 }
 
 fn check_length(found: u64) -> Result<(), PartError> {
-    let min = (HEADER_BYTES + BATCH_HEADER_BYTES + INDEX_ENTRY_BYTES + FOOTER_BYTES) as u64;
+    let min = (HEADER_BYTES + FOOTER_BYTES) as u64;
     if found < min || found > PART_OBJECT_BYTES_MAX {
         return Err(PartError::Length { found, expected: format!("{min} to {PART_OBJECT_BYTES_MAX} bytes") });
     }

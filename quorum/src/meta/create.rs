@@ -13,6 +13,8 @@ pub struct CreateLog {
     pub log: LogId,
     /// Durability of its first segments.
     pub durability: Level,
+    /// Whether what too many members have forgotten is given up without asking.
+    pub allow_loss: bool,
 }
 
 impl CreateLog {
@@ -37,7 +39,7 @@ impl CreateLog {
             .put(Key::Log(self.log), Record::Log(record))
             .put(
                 Key::Config(self.log),
-                Record::Config(ConfigRecord { allow_loss: false, durability: self.durability }),
+                Record::Config(ConfigRecord { allow_loss: self.allow_loss, durability: self.durability }),
             )
             .put(Key::Trim(self.log), Record::Trim(TrimRecord::default()))
             .put(Key::First(self.log), Record::First(FirstRecord::default()))

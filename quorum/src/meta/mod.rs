@@ -7,15 +7,21 @@
 //! | T2 seal a segment and open the next, T2c open one | [`seal`] |
 //! | T3 record a part | [`part`] |
 //! | T4 trim, T5 delete what was trimmed | [`trim`] |
+//! | T6 record a loss | [`loss`] |
 //! | delete a log | [`delete`] |
+//! | change a log's settings | [`configure`] |
 //! | a node's start | [`register`] |
+//! | a node that will not come back | [`declare`] |
 
 mod key;
 mod record;
 mod txn;
 
+pub mod configure;
 pub mod create;
+pub mod declare;
 pub mod delete;
+pub mod loss;
 pub mod part;
 pub mod register;
 pub mod seal;

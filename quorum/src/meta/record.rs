@@ -173,10 +173,19 @@ pub struct SegmentRecord {
     pub ensemble: Vec<Member>,
     /// Whether its end is known.
     pub state: SegmentState,
-    /// From here to its end its entries are lost: nobody has them, and nobody is shown them. Recorded
-    /// once the end is known; it may only fall.
+    /// What of it is lost, if anything is. Recorded with the end, or once that is known.
     #[serde(default)]
-    pub loss: Option<Index>,
+    pub loss: Option<Loss>,
+}
+
+/// What is lost of a sealed segment: nobody has it, and nobody is ever shown it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Loss {
+    /// From here to the segment's end its entries are lost. It may only fall. When it is the end
+    /// itself, what is lost lay beyond: nobody knows any more how far the segment went.
+    pub from: Index,
+    /// Whether acknowledged entries may be among what is lost. If not, none of it ever was.
+    pub acknowledged: bool,
 }
 
 /// Where a segment is in its life; it only moves forward.
@@ -265,6 +274,14 @@ impl SegmentRecord {
             SegmentState::Sealed(seal) => seal.settled,
             SegmentState::Archived(_) => true,
         }
+    }
+
+    /// Below it the segment has all of its entries, or will have them once its seal is settled: its
+    /// end, or where a loss begins. None while it is open.
+    #[must_use]
+    pub fn kept(&self) -> Option<Index> {
+        let end = self.state.end()?.end;
+        Some(self.loss.map_or(end, |loss| loss.from.min(end)))
     }
 
     /// The incarnation under which `node` is a member, if it is one.

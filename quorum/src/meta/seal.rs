@@ -3,12 +3,13 @@
 //! `next_base` in the log's record is the only source of a segment's base.
 
 use super::{
-    Key, LogRecord, Member, Record, Seal, SegmentEnd, SegmentRecord, SegmentState, Snapshot, Txn, Versioned,
-    Write,
+    Key, LogRecord, Loss, Member, Record, Seal, SegmentEnd, SegmentRecord, SegmentState, Snapshot, Txn,
+    Versioned, Write,
 };
 use crate::ids::{Index, Level, LogId, NodeId, Revision, SegmentNumber};
 use crate::limits::{ACK_QUORUM, MEMBERS_MAX};
 use crate::mutation::{Mutation, on};
+use crate::quorums::fence_quorum;
 use serde::{Deserialize, Serialize};
 
 /// The seal of one segment and the creation of the next; one of them may be missing.
@@ -41,6 +42,10 @@ pub struct SealOne {
     pub archived: Index,
     /// Whether this is a takeover: then no part may have started at `archived` since it was read.
     pub recovery: bool,
+    /// The revision of the log's settings that allow a loss, when so many members have forgotten the
+    /// segment that the others cannot tell any more where it ended: then it ends at the most that is
+    /// left of it, and entries beyond that may be lost.
+    pub allowed_loss: Option<Revision>,
 }
 
 /// The segment that is created.
@@ -78,7 +83,8 @@ impl SealOne {
             let holders = self.holders.iter().map(|(node, _)| node.clone()).collect();
             SegmentState::Sealed(Seal { at: self.at, by_epoch, holders, settled: self.settled() })
         };
-        SegmentRecord { state, ..self.read.value.clone() }
+        let loss = self.allowed_loss.map(|_| Loss { from: self.at.end, acknowledged: true });
+        SegmentRecord { state, loss, ..self.read.value.clone() }
     }
 }
 
@@ -139,6 +145,9 @@ impl SealSegment {
             if seal.recovery {
                 txn = txn.when(Key::Part(self.log, seal.segment, seal.archived), Revision(0));
             }
+            if let Some(config) = seal.allowed_loss {
+                txn = txn.when(Key::Config(self.log), config);
+            }
         }
         if let (Some(create), Some((number, record))) = (&self.create, created) {
             let key = Key::Segment(self.log, number);
@@ -172,6 +181,7 @@ impl SealSegment {
         }
         if let Some(seal) = &self.seal {
             self.check_seal(seal, now)?;
+            self.check_loss(seal, now)?;
         }
         let Some(create) = &self.create else { return Ok(()) };
         let members = create.ensemble.len();
@@ -210,7 +220,7 @@ impl SealSegment {
         if seal.recovery == (seal.read.value.epoch == self.read.value.epoch) {
             return fail(format!("segment {number} is sealed as the wrong kind: recovery {}", seal.recovery));
         }
-        if seal.at.end < seal.archived {
+        if seal.at.end < seal.archived && !on(Mutation::EndsBelowArchive) {
             return fail(format!("end {} is below what is archived, {}", seal.at.end, seal.archived));
         }
         if seal.holders.is_empty() && seal.at.end > seal.archived {
@@ -239,6 +249,27 @@ impl SealSegment {
                     return fail(format!("node {node} is counted wrongly: reborn {moved}"));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A seal that gives up what may have been lies on the log's settings, and on what is left.
+    fn check_loss(&self, seal: &SealOne, now: &Snapshot) -> Result<(), Unsound> {
+        let Some(config) = seal.allowed_loss else { return Ok(()) };
+        let (fail, number) = (|what: String| Err(Unsound(what)), seal.segment);
+        let members = seal.read.value.ensemble.len();
+        if !seal.recovery || members < ACK_QUORUM {
+            return fail(format!("segment {number} is given up by who is not recovering it"));
+        }
+        if members - seal.moved.len() >= fence_quorum(members) {
+            return fail(format!("enough members of segment {number} know where it ended: nothing is lost"));
+        }
+        if !seal.settled() {
+            return fail(format!("a member of segment {number} that is left does not hold it up to its end"));
+        }
+        let current = now.config(&Key::Config(self.log));
+        if current.is_some_and(|current| current.revision == config && !current.value.allow_loss) {
+            return fail(format!("the settings of log {} allow no loss", self.log));
         }
         Ok(())
     }
@@ -293,6 +324,7 @@ mod tests {
                 moved: vec![],
                 archived: Index(30),
                 recovery: true,
+                allowed_loss: None,
             }),
             create: Some(CreateOne {
                 level: Level::Memory,
@@ -345,6 +377,48 @@ mod tests {
         assert!(!settled(&["a"], &[]));
         assert!(!settled(&["a"], &["b"]));
         assert!(settled(&["a"], &["b", "c"]));
+    }
+
+    /// With `a` alone left of three, and this leave to lose what the others had.
+    fn short(allowed_loss: Option<Revision>) -> SealSegment {
+        edited(|p| {
+            seal(p).holders.pop();
+            seal(p).moved = vec![(node("b"), Revision(2)), (node("c"), Revision(3))];
+            seal(p).allowed_loss = allowed_loss;
+        })
+    }
+
+    #[test]
+    fn a_loss_is_recorded_at_the_end_itself_with_the_settings_compared() {
+        let short = short(Some(Revision(8)));
+        assert_eq!(short.check(&Snapshot::default()), Ok(()));
+        let txn = short.txn();
+        assert!(txn.compares.contains(&(Key::Config(LogId(7)), Revision(8))));
+        let loss = Some(Loss { from: Index(50), acknowledged: true });
+        let lossy =
+            |w: &Write| matches!(w, Write::Put(_, Record::Segment(s)) if s.loss == loss && s.settled());
+        assert!(txn.writes.iter().any(lossy), "{txn:?}");
+        let (_, created) = short.records();
+        assert_eq!(created.expect("it creates").1.loss, None);
+    }
+
+    #[test]
+    fn a_loss_takes_the_logs_leave_and_too_few_members() {
+        let unsound = |p: &SealSegment| p.check(&Snapshot::default()).is_err();
+        let with = |edit: fn(&mut SealOne)| {
+            let mut proposal = short(Some(Revision(8)));
+            edit(seal(&mut proposal));
+            proposal
+        };
+        assert!(unsound(&with(|s| drop(s.moved.pop()))), "two members know where it ended");
+        assert!(unsound(&with(|s| s.holders.clear())), "whoever is left does not hold it");
+        assert!(!unsound(&with(|s| (s.holders.clear(), s.archived = Index(50)).0)), "unless it is archived");
+        let mut now = Snapshot::default();
+        let config = crate::meta::ConfigRecord { durability: Level::Memory, allow_loss: false };
+        let config = Versioned { revision: Revision(8), value: Record::Config(config) };
+        now.records.insert(Key::Config(LogId(7)), config);
+        assert!(short(Some(Revision(8))).check(&now).is_err());
+        assert_eq!(short(None).check(&now), Ok(()), "a seal without a loss rests on no leave");
     }
 
     #[test]

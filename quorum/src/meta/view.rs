@@ -1,7 +1,7 @@
 //! What a read of the metadata shows.
 
 use super::key::Key;
-use super::record::{LogRecord, Record, SegmentEnd, SegmentRecord, TrimRecord, Versioned};
+use super::record::{ConfigRecord, LogRecord, Record, SegmentEnd, SegmentRecord, TrimRecord, Versioned};
 use crate::ids::{Index, LogId, Offset, Revision, SegmentNumber};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -60,6 +60,10 @@ impl Snapshot {
     getter! {
         /// The record of the first segment under `key`, if there is one.
         first, First, super::record::FirstRecord
+    }
+    getter! {
+        /// The settings under `key`, if there are any.
+        config, Config, ConfigRecord
     }
     getter! {
         /// The trim record under `key`, if there is one.
@@ -126,8 +130,8 @@ pub struct LogView {
     pub log: LogId,
     /// Its record.
     pub record: Versioned<LogRecord>,
-    /// Durability of its next segments.
-    pub durability: crate::ids::Level,
+    /// Its settings.
+    pub config: Versioned<ConfigRecord>,
     /// How far it is trimmed.
     pub trim: Versioned<TrimRecord>,
     /// The first segment that there is.
@@ -137,6 +141,19 @@ pub struct LogView {
 }
 
 impl LogView {
+    /// Durability of its next segments.
+    #[must_use]
+    pub fn durability(&self) -> crate::ids::Level {
+        self.config.value.durability
+    }
+
+    /// The revision of its settings, when these allow that what too many members have forgotten is
+    /// given up.
+    #[must_use]
+    pub fn allows_loss(&self) -> Option<Revision> {
+        self.config.value.allow_loss.then_some(self.config.revision)
+    }
+
     /// Entries below it are no longer wanted.
     #[must_use]
     pub fn trim_offset(&self) -> Offset {

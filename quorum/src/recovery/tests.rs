@@ -300,6 +300,98 @@ fn two_of_three_that_forgot_are_a_loss() {
     assert_eq!(recovery.outcome(), Some(&RecoveryOutcome::Lost { moved }));
 }
 
+/// With `a` alone left of three, and leave to lose what the others had.
+fn allowed(archived: u64) -> Recovery {
+    let mut recovery = takeover(&["a", "b", "c"], archived, &[("a", 1), ("b", 2), ("c", 2)]);
+    recovery.allow_loss(ms(1), Revision(8));
+    recovery
+}
+
+#[test]
+fn with_leave_a_loss_is_sealed_at_the_most_that_is_left() {
+    let mut recovery = allowed(0);
+    assert_eq!(recovery.outcome(), None);
+    assert_eq!(requests(&mut recovery).len(), 1, "whoever is left is fenced");
+    fenced(&mut recovery, 2, "a", 5);
+    let found = seal(&recovery);
+    assert_eq!((found.at, found.allowed_loss, found.moved.len()), (end_at(5), Some(Revision(8)), 2));
+    assert!(found.settled() && holders(&recovery) == ["a"], "nobody else has another end");
+}
+
+#[test]
+fn with_leave_whoever_is_left_and_silent_is_waited_for_all_the_same() {
+    let mut recovery = allowed(0);
+    recovery.handle_silent(ms(2), &node("a"));
+    recovery.handle_timeout(ms(60_000));
+    assert_eq!(recovery.outcome(), None, "unreachable is not dead");
+    recovery.handle_nodes(ms(60_001), nodes(&[("a", 2), ("b", 2), ("c", 2)]));
+    let found = seal(&recovery);
+    assert_eq!(
+        (found.at.end, found.holders.len(), found.moved.len()),
+        (Index(0), 0, 3),
+        "it was declared lost"
+    );
+}
+
+#[test]
+fn with_leave_nothing_archived_is_given_up() {
+    let mut recovery = allowed(8);
+    fenced(&mut recovery, 2, "a", 5);
+    assert_eq!((seal(&recovery).at, seal(&recovery).archived), (end_at(8), Index(8)));
+    assert_eq!(seal(&recovery).allowed_loss, Some(Revision(8)));
+}
+
+#[test]
+fn leave_is_not_used_while_enough_members_know_the_end() {
+    let mut recovery = of_three();
+    recovery.allow_loss(ms(1), Revision(8));
+    fenced(&mut recovery, 2, "a", 5);
+    fenced(&mut recovery, 3, "b", 5);
+    recovery.handle_timeout(ms(60));
+    assert_eq!(seal(&recovery).allowed_loss, None);
+}
+
+#[test]
+fn a_source_that_is_reborn_in_the_middle_of_a_copy_is_no_source_any_more() {
+    let mut recovery = of_three();
+    fenced(&mut recovery, 1, "a", 5);
+    fenced(&mut recovery, 1, "b", 9);
+    recovery.handle_timeout(ms(30));
+    recovery.handle_chain(ms(31), Index(5), Some(Chain(5)));
+    copy(&mut recovery);
+    recovery.handle_nodes(ms(32), nodes(&[("a", 1), ("b", 2), ("c", 1)]));
+    assert_eq!(recovery.outcome(), None, "c is asked before anything is concluded");
+    fenced(&mut recovery, 33, "c", 6);
+    recovery.handle_chain(ms(34), Index(5), Some(Chain(5)));
+    assert_eq!(copy(&mut recovery), ("c".to_owned(), "a".to_owned(), 5, 6));
+}
+
+#[test]
+fn a_member_that_restarted_in_its_life_speaks_again() {
+    // What it answers after its restart replaces what it answered before.
+    let mut recovery = takeover(&["a", "b"], 0, &[("a", 1), ("b", 1)]);
+    requests(&mut recovery);
+    fenced(&mut recovery, 1, "a", 5);
+    recovery.handle_silent(ms(2), &node("b"));
+    recovery.handle_timeout(ms(200));
+    fenced(&mut recovery, 201, "b", 5);
+    assert_eq!(holders(&recovery), ["a", "b"]);
+    assert!(seal(&recovery).moved.is_empty(), "a restart is no rebirth");
+}
+
+#[test]
+fn a_target_that_is_reborn_in_the_middle_of_a_copy_holds_nothing() {
+    let mut recovery = takeover(&["a", "b"], 0, &[("a", 1), ("b", 1)]);
+    fenced(&mut recovery, 1, "a", 5);
+    fenced(&mut recovery, 1, "b", 0);
+    recovery.handle_chain(ms(2), Index(0), Some(Chain(0)));
+    copy(&mut recovery);
+    recovery.handle_nodes(ms(3), nodes(&[("a", 1), ("b", 2)]));
+    recovery.handle_copied(ms(4), &node("b"), Index(5));
+    assert_eq!(holders(&recovery), ["a"]);
+    assert_eq!(seal(&recovery).moved, [(node("b"), Revision(12))]);
+}
+
 #[test]
 fn the_end_is_never_below_what_is_archived() {
     let mut recovery = takeover(&["a", "b", "c"], 8, &[("a", 1), ("b", 1), ("c", 1)]);

@@ -235,9 +235,9 @@ impl Held {
         self.marks.assert_sound();
     }
 
-    /// Commits what the writer has told, as far as it is held; never beyond a known end.
+    /// Commits what the writer has told, as far as it is held; never beyond a known end or loss.
     fn apply_heard(&mut self) {
-        let capped = self.record.state.end().map_or(self.heard, |at| self.heard.min(at.end));
+        let capped = self.record.kept().map_or(self.heard, |kept| self.heard.min(kept));
         self.marks.commit = self.marks.commit.max(capped.min(self.marks.held));
         self.marks.assert_sound();
     }

@@ -27,7 +27,7 @@ impl Replica {
             return Err(Unanswered::NeedMetadata);
         }
         let held = self.held(at.segment)?;
-        if held.record.epoch >= at.epoch {
+        if held.record.epoch >= at.epoch && !on(Mutation::LossInOwnEpoch) {
             let why = format!("segment {} is of epoch {}, not an older one", at.segment, held.record.epoch);
             return Err(Refusal::Invalid(why).into());
         }

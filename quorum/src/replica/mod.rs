@@ -161,8 +161,8 @@ impl Replica {
             heard: Index(0),
             contradicted: false,
         });
-        if held.record.state == SegmentState::Open {
-            held.record.state = record.state.clone();
+        if held.is_before(record) {
+            (held.record.state, held.record.loss) = (record.state.clone(), record.loss);
         }
         if archived.end > held.archived.end {
             held.archived = archived;
@@ -299,22 +299,24 @@ impl Replica {
             archived: held.archived.end,
             end: held.record.state.end().map(|at| at.end),
             settled: held.record.settled(),
+            loss: held.record.loss.map(|loss| loss.from),
         })
     }
 
     /// Below it a segment held here may be uploaded: what is committed, and once a settled end is
-    /// known, or this node is the only one to have what lies below the end, everything up to it.
+    /// known, or this node is the only one to have what lies below the end, everything up to it, or
+    /// to where a loss begins.
     #[must_use]
     pub fn uploadable(&self, number: SegmentNumber) -> Option<Index> {
         let held = self.segments.get(&number)?;
-        Some(match &held.record.state {
+        Some(match (&held.record.state, held.record.kept()) {
             _ if held.contradicted => held.archived.end,
-            SegmentState::Open if on(Mutation::UploadsUncommitted) => held.marks.held,
-            SegmentState::Open => held.marks.commit,
-            SegmentState::Sealed(seal) if on(Mutation::UploadsOwnTail) => seal.at.end,
-            SegmentState::Sealed(seal) if held.marks.held >= seal.at.end => seal.at.end,
-            SegmentState::Sealed(seal) => held.marks.commit.min(seal.at.end),
-            SegmentState::Archived(_) => held.archived.end,
+            (SegmentState::Open, _) if on(Mutation::UploadsUncommitted) => held.marks.held,
+            (SegmentState::Sealed(_), Some(kept)) if on(Mutation::UploadsOwnTail) => kept,
+            (SegmentState::Sealed(_), Some(kept)) if held.marks.held >= kept => kept,
+            (SegmentState::Sealed(_), Some(kept)) => held.marks.commit.min(kept),
+            (SegmentState::Archived(_), _) => held.archived.end,
+            (SegmentState::Open | SegmentState::Sealed(_), _) => held.marks.commit,
         })
     }
 
@@ -341,6 +343,19 @@ impl Replica {
 }
 
 impl Held {
+    /// Whether a record is a later one than what is known: the first with an end, or one that says
+    /// that more is lost.
+    fn is_before(&self, record: &SegmentRecord) -> bool {
+        match (&self.record.state, &record.state) {
+            (SegmentState::Open, _) => true,
+            (SegmentState::Sealed(_), SegmentState::Sealed(_)) => {
+                let lost = |record: &SegmentRecord| record.loss.map_or(Index(u64::MAX), |loss| loss.from);
+                lost(record) < lost(&self.record)
+            }
+            _ => false,
+        }
+    }
+
     /// A settled end commits what lies below it; an end that is not settled commits nothing.
     fn settle(&mut self) {
         let Some(at) = self.record.state.end().copied() else { return };
@@ -349,7 +364,8 @@ impl Held {
             return;
         }
         if self.record.settled() {
-            self.marks.commit = self.marks.commit.max(at.end.min(self.marks.held));
+            let kept = self.record.kept().unwrap_or(at.end);
+            self.marks.commit = self.marks.commit.max(kept.min(self.marks.held));
         }
     }
 }

@@ -401,3 +401,24 @@ fn only_the_writers_own_stream_is_a_writer() {
     open(&mut replica, 4, true).expect("it may repair");
     assert!(replica.has_appender(ZERO) && !replica.has_writer(ZERO));
 }
+
+#[test]
+fn a_loss_is_learned_of_a_sealed_segment_and_only_lowered() {
+    let (mut replica, _) = written(4);
+    replica.fence(&address(4, 1)).expect("the takeover's epoch");
+    let lossy = |from| {
+        let loss = crate::meta::Loss { from: Index(from), acknowledged: false };
+        SegmentRecord { loss: Some(loss), ..record(sealed(20, false)) }
+    };
+    replica.learn_segment(ZERO, &record(sealed(20, false)), at(0));
+    assert_eq!(replica.uploadable(ZERO), Some(Index(0)), "it is short of an end that is not settled");
+    replica.learn_segment(ZERO, &lossy(10), at(0));
+    assert_eq!(replica.uploadable(ZERO), Some(Index(10)), "it has all that is left");
+    assert_eq!(replica.mark(ZERO).expect("it is served").loss, Some(Index(10)));
+    assert_eq!(marks(&replica).commit, Index(0), "only the upload settles what is left");
+    replica.learn_segment(ZERO, &lossy(5), at(0));
+    replica.learn_segment(ZERO, &lossy(10), at(0));
+    replica.learn_segment(ZERO, &record(sealed(20, true)), at(0));
+    assert_eq!(replica.uploadable(ZERO), Some(Index(5)), "older records change nothing");
+    assert_eq!(marks(&replica).commit, Index(0));
+}

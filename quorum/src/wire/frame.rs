@@ -17,7 +17,7 @@
 //! | `Ack` | incarnation, tail, held (8 each) |
 //! | `Archived` | incarnation, index (8 each) |
 //! | `Data` | incarnation (8), then batches |
-//! | `Mark` | incarnation, commit, writer tail, archived, end or `u64::MAX` while unknown (8 each), settled (8: 0 or 1) |
+//! | `Mark` | incarnation, commit, writer tail, archived, end or `u64::MAX` while unknown (8 each), settled (8: 0 or 1), where a loss begins or `u64::MAX` (8) |
 //!
 //! `Request`, `Response`, `Open`, `Opened` and `Refused` are bincode.
 
@@ -109,7 +109,7 @@ impl Kind {
             Self::Ack => 48..=48,
             Self::Archived => 40..=40,
             Self::Data => 32..=32 + BATCH_BYTES_MAX + DATA_BYTES_TARGET,
-            Self::Mark => 72..=72,
+            Self::Mark => 80..=80,
         }
     }
 }
@@ -265,16 +265,20 @@ pub struct Mark {
     pub end: Option<Index>,
     /// Whether that end is safe, and so visible.
     pub settled: bool,
+    /// From where to the end everything is lost, and never shown, if anything is.
+    pub loss: Option<Index>,
 }
 
 impl Mark {
     /// The frame.
     #[must_use]
-    pub fn encode(&self) -> [u8; PREFIX_BYTES + 72] {
+    pub fn encode(&self) -> [u8; PREFIX_BYTES + 80] {
         let end = self.end.map_or(u64::MAX, |end| end.0);
         let fields = [self.incarnation.0, self.commit.0, self.writer_tail.0, self.archived.0, end];
-        let mut out: [u8; PREFIX_BYTES + 72] = fixed(Kind::Mark, &self.place, &fields);
+        let mut out: [u8; PREFIX_BYTES + 80] = fixed(Kind::Mark, &self.place, &fields);
         out[PREFIX_BYTES + 64] = u8::from(self.settled);
+        let loss = self.loss.map_or(u64::MAX, |from| from.0);
+        out[PREFIX_BYTES + 72..].copy_from_slice(&loss.to_le_bytes());
         out
     }
 
@@ -287,15 +291,16 @@ impl Mark {
         if settled > 1 {
             return Err(FrameError::Value { kind: Kind::Mark, value: settled });
         }
-        let end = u64_at(body, 56);
+        let known = |index: u64| (index != u64::MAX).then_some(Index(index));
         Ok(Self {
             place: place(body),
             incarnation: Incarnation(u64_at(body, 24)),
             commit: Index(u64_at(body, 32)),
             writer_tail: Index(u64_at(body, 40)),
             archived: Index(u64_at(body, 48)),
-            end: (end != u64::MAX).then_some(Index(end)),
+            end: known(u64_at(body, 56)),
             settled: settled == 1,
+            loss: known(u64_at(body, 72)),
         })
     }
 }
@@ -331,15 +336,29 @@ mod tests {
             hex(&data_head(&PLACE, Incarnation(5), 9)),
             format!("2000000029000000{place}0500000000000000")
         );
+        let mark = Mark {
+            place: PLACE,
+            incarnation: Incarnation(5),
+            commit: Index(1),
+            writer_tail: Index(2),
+            archived: Index(3),
+            end: Some(Index(9)),
+            settled: true,
+            loss: Some(Index(4)),
+        };
+        let numbers = [5, 1, 2, 3, 9, 1, 4].map(|n| format!("{n:02x}00000000000000")).concat();
+        assert_eq!(hex(&mark.encode()), format!("2100000050000000{place}{numbers}"));
     }
 
     #[test]
     fn marks_and_acks_come_back() {
         let ack = Ack { place: PLACE, incarnation: Incarnation(5), tail: Index(7), held: Index(6) };
         assert_eq!(Ack::decode(&ack.encode()[PREFIX_BYTES..]), ack);
-        for (end, settled) in [(None, false), (Some(Index(9)), true)] {
+        for (end, settled, loss) in
+            [(None, false, None), (Some(Index(9)), true, None), (Some(Index(9)), false, Some(Index(3)))]
+        {
             let (incarnation, commit, writer_tail, archived) = (Incarnation(5), Index(1), Index(2), Index(3));
-            let mark = Mark { place: PLACE, incarnation, commit, writer_tail, archived, end, settled };
+            let mark = Mark { place: PLACE, incarnation, commit, writer_tail, archived, end, settled, loss };
             assert_eq!(Mark::decode(&mark.encode()[PREFIX_BYTES..]), Ok(mark));
         }
     }

@@ -6,8 +6,11 @@ use crate::ids::{
     Timestamp,
 };
 use crate::limits::HOLDER_BYTES_MAX;
+use crate::meta::configure::ConfigureLog;
 use crate::meta::create::CreateLog;
+use crate::meta::declare::DeclareLost;
 use crate::meta::delete::DeleteLog;
+use crate::meta::loss::RecordLoss;
 use crate::meta::seal::{CreateOne, SealOne, SealSegment, Unsound};
 use crate::meta::takeover::TakeOver;
 use crate::meta::trim::TrimLog;
@@ -172,6 +175,12 @@ pub enum Proposal {
     Trim(TrimLog),
     /// A tombstone.
     Delete(DeleteLog),
+    /// T6.
+    RecordLoss(Box<RecordLoss>),
+    /// Other settings for a log.
+    Configure(ConfigureLog),
+    /// A node will not come back with what it held.
+    DeclareLost(DeclareLost),
 }
 
 /// A segment of a log at one member, in the asker's epoch.
@@ -333,15 +342,13 @@ impl Address {
 }
 
 impl Proposal {
-    /// The log that it changes.
+    /// The segment whose end it changes, with the `archived` watermark on which it rests.
     #[must_use]
-    pub fn log(&self) -> LogId {
+    pub fn rests_on_parts(&self) -> Option<(LogId, SegmentNumber, Index)> {
         match self {
-            Self::Create(create) => create.log,
-            Self::TakeOver(takeover) => takeover.log,
-            Self::Seal(seal) => seal.log,
-            Self::Trim(trim) => trim.log,
-            Self::Delete(delete) => delete.log,
+            Self::Seal(seal) => seal.seal.as_ref().map(|one| (seal.log, one.segment, one.archived)),
+            Self::RecordLoss(loss) => Some((loss.log, loss.segment, loss.archived)),
+            _ => None,
         }
     }
 
@@ -359,6 +366,18 @@ impl Proposal {
             Self::Trim(trim) => trim.read.revision > Revision(0),
             Self::Delete(delete) => log(&delete.read),
             Self::TakeOver(takeover) => log(&takeover.read) && takeover.holder.len() <= HOLDER_BYTES_MAX,
+            Self::Configure(configure) => configure.read.revision > Revision(0),
+            Self::DeclareLost(declare) => {
+                declare.read.revision > Revision(0) && declare.read.value.incarnation.0 <= FAR
+            }
+            Self::RecordLoss(loss) => {
+                let answers = loss.answers.iter().map(|(_, revision, _)| revision);
+                let mut members = loss.moved.iter().map(|(_, revision)| revision).chain(answers);
+                log(&loss.read)
+                    && loss.record.revision > Revision(0)
+                    && members.all(|revision| *revision > Revision(0))
+                    && loss.allowed != Some(Revision(0))
+            }
             Self::Seal(seal) => {
                 let one = |one: &SealOne| {
                     let end = Offset::checked_of(one.read.value.base, one.at.end);
@@ -366,6 +385,7 @@ impl Proposal {
                         && end.is_some_and(|end| end.0 <= FAR)
                         && one.segment.0 <= FAR
                         && one.holders.iter().chain(&one.moved).all(|(_, revision)| *revision > Revision(0))
+                        && one.allowed_loss != Some(Revision(0))
                 };
                 let create = |create: &CreateOne| {
                     create.holder.as_ref().is_none_or(|holder| holder.len() <= HOLDER_BYTES_MAX)
@@ -393,6 +413,9 @@ impl Proposal {
             Self::Seal(seal) => seal.txn(),
             Self::Trim(trim) => trim.txn(),
             Self::Delete(delete) => delete.txn(),
+            Self::RecordLoss(loss) => loss.txn(),
+            Self::Configure(configure) => configure.txn(),
+            Self::DeclareLost(declare) => declare.txn(),
         }
     }
 }

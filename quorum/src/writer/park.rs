@@ -69,6 +69,7 @@ impl Writer {
             moved: Vec::new(),
             archived: at.end,
             recovery: false,
+            allowed_loss: None,
         };
         let read = self.record.clone();
         self.propose(SealSegment { log: self.log, read, seal: Some(seal), create: None });

@@ -189,6 +189,7 @@ impl Writer {
                 moved,
                 archived,
                 recovery: false,
+                allowed_loss: None,
             }),
             create: (!next.is_empty()).then(|| CreateOne {
                 level: self.level,

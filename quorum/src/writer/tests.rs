@@ -302,7 +302,7 @@ impl Bench {
         LogView {
             log: LOG,
             record,
-            durability: Level::Memory,
+            config: Versioned { revision: Revision(1), value: crate::meta::ConfigRecord::default() },
             trim: Versioned { revision: Revision(1), value: crate::meta::TrimRecord::default() },
             first_segment: ZERO,
             segments,

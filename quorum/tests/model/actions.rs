@@ -31,6 +31,9 @@ pub(crate) struct Bounds {
     pub(crate) suspicion: bool,
     /// Whether parts are uploaded, and nodes learn of it.
     pub(crate) parts: bool,
+    /// Whether losses are recorded of ends that are not settled, and whether the log allows more.
+    pub(crate) losses: bool,
+    pub(crate) allow_loss: bool,
     /// Transactions whose outcome is not heard.
     pub(crate) late: u8,
     /// Whether answers to fences come late.
@@ -69,6 +72,8 @@ pub(crate) enum Action {
     Sync { at: usize, segment: usize },
     Upload { at: usize, segment: usize },
     UploadLate { at: usize, segment: usize },
+    FenceLoss { segment: usize, at: usize },
+    RecordLoss(usize),
     Reborn(usize),
     Dies(usize),
     Restarts(usize),
@@ -79,7 +84,7 @@ impl Model for Bounds {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        let store = Store::new(self.nodes, self.level);
+        let store = Store::new(self.nodes, self.level, self.allow_loss);
         let replica = |at| Replica::new(node(at), store.incarnation(at), LOG);
         let nodes = (0..self.nodes).map(|at| Shared::new(Node::new(replica(at)))).collect();
         let mut state = State {
@@ -120,6 +125,12 @@ impl Model for Bounds {
                 if state.spent.late < self.late {
                     actions.push(Action::UploadLate { at, segment });
                 }
+            }
+        }
+        if self.losses {
+            for segment in 0..segments {
+                actions.extend((0..self.nodes).map(|at| Action::FenceLoss { segment, at }));
+                actions.push(Action::RecordLoss(segment));
             }
         }
         actions.extend((0..state.wire.late.len()).map(Action::Land));
@@ -305,6 +316,8 @@ impl Bounds {
             Action::Sync { at, segment } => state.sync(segment, at),
             Action::Upload { at, segment } => state.upload(at, segment, false),
             Action::UploadLate { at, segment } => state.upload(at, segment, true),
+            Action::FenceLoss { segment, at } => state.fence_loss(segment, at),
+            Action::RecordLoss(segment) => state.record_loss(segment),
             Action::Reborn(at) => {
                 state.reborn(at);
                 true

@@ -17,6 +17,8 @@ const QUIET: Bounds = Bounds {
     given_up: 0,
     suspicion: false,
     parts: false,
+    losses: false,
+    allow_loss: false,
     late: 0,
     late_answers: false,
     recoveries: 0,
@@ -59,7 +61,6 @@ pub(crate) const ROLLS: Bounds = Bounds {
     nodes: 2,
     entries: (1, 1),
     takeovers: 1,
-    crashes: 1,
     given_up: 1,
     slow_acks: true,
     ..QUIET
@@ -69,7 +70,6 @@ pub(crate) const LATE_ROLLS: Bounds = Bounds {
     name: "late rolls",
     nodes: 2,
     entries: (2, 0),
-    takeovers: 1,
     given_up: 1,
     late: 1,
     slow_acks: true,
@@ -98,8 +98,18 @@ pub(crate) const DISK: Bounds =
 /// Nodes restart with all that they held.
 pub(crate) const RESTARTS: Bounds = Bounds { name: "restarts", takeovers: 2, restarts: 1, ..QUIET };
 
+/// The sole holder of an end that is not settled is lost, and the others have less.
+pub(crate) const LOSS: Bounds =
+    Bounds { name: "loss", takeovers: 1, crashes: 1, suspicion: true, losses: true, ..QUIET };
+/// The same after a roll of a live writer, whose appends arrive late.
+pub(crate) const LOSS_AFTER_ROLL: Bounds =
+    Bounds { name: "loss after a roll", losses: true, ..HASTY_ROLLS };
+/// More is lost than the protocol makes up for, and the log allows that.
+pub(crate) const ALLOWED: Bounds =
+    Bounds { name: "allowed loss", takeovers: 1, crashes: 2, parts: true, allow_loss: true, ..QUIET };
+
 /// All that run every time.
-pub(crate) const ALL: [Bounds; 12] = [
+pub(crate) const ALL: [Bounds; 15] = [
     RACES,
     LOSSES,
     LOSSES_IN_RACES,
@@ -112,6 +122,9 @@ pub(crate) const ALL: [Bounds; 12] = [
     DROPS,
     DISK,
     RESTARTS,
+    LOSS,
+    LOSS_AFTER_ROLL,
+    ALLOWED,
 ];
 
 /// Larger ones, for patient machines.

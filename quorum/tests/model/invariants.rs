@@ -25,6 +25,15 @@ impl State {
             let seen = self.could_show(segment, &record);
             let acked = if stored { self.could_tell(segment, &record) } else { 0 };
             let end = record.state.end().map(|at| at.end.0);
+            let kept = record.loss.map(|loss| loss.from.0);
+            if let (Some(before), Some(now)) = (self.ghost.kept[segment], kept.or(Some(u64::MAX)))
+                && now > before
+            {
+                self.broken(Invariant::I3, "a loss is taken back");
+            }
+            if kept != self.ghost.kept[segment] {
+                self.ghost.change(|ghost| ghost.kept[segment] = kept);
+            }
             let ghost = &self.ghost;
             let ended = end.is_some() && ghost.ends[segment].is_none();
             if seen > ghost.seen[segment] || acked > ghost.acked[segment] || ended {
@@ -89,7 +98,7 @@ impl State {
                 self.wire.change(|wire| wire.shown[segment][at] = mark.writer_tail.0);
             }
             fresh.handle_mark(&node(at), &mark);
-            early.handle_mark(&node(at), &Mark { end: None, settled: false, ..mark });
+            early.handle_mark(&node(at), &Mark { end: None, settled: false, loss: None, ..mark });
         }
         // Marks of lives that are over may have been heard too.
         for member in &record.ensemble {
@@ -108,6 +117,7 @@ impl State {
                 archived: zero,
                 end: None,
                 settled: false,
+                loss: None,
             };
             early.handle_mark(&member.node, &mark);
         }
@@ -144,6 +154,16 @@ impl State {
         let ghost = &self.ghost;
         for segment in self.segments() {
             if let Some(end) = self.end(segment) {
+                // What the log's settings gave leave to lose was promised to nobody.
+                let promised = self.store.segment(segment)?;
+                let leave = promised.loss.is_some_and(|loss| loss.acknowledged);
+                let kept = promised.kept().map_or(end, |kept| kept.0);
+                if !leave && (ghost.acked[segment] > kept || ghost.seen[segment] > kept) && kept < end {
+                    return Some((Invariant::I1, "a loss is recorded of what was acknowledged or shown"));
+                }
+                if leave {
+                    continue;
+                }
                 if ghost.acked[segment] > end {
                     return Some((Invariant::I1, "an acknowledged entry lies beyond the end"));
                 }
@@ -253,10 +273,10 @@ impl State {
     /// I11 and I12: with one loss at most, nothing that was promised is lost.
     fn kept(&self) -> Option<(Invariant, &'static str)> {
         for segment in self.segments() {
-            if self.losses(segment) > 1 {
+            let record = self.store.segment(segment)?;
+            if self.losses(segment) > 1 || record.loss.is_some() {
                 continue;
             }
-            let record = self.store.segment(segment)?;
             let acked = self.ghost.acked[segment];
             let settled = if record.settled() { self.end(segment).unwrap_or_default() } else { 0 };
             let archived = self.store.row(segment).archived().0;
@@ -303,6 +323,9 @@ pub(crate) fn sometimes() -> Vec<Property<Bounds>> {
         }),
         Property::sometimes("a seal is not settled", |_, state: &State| {
             end_of(state, 0).is_some_and(|(_, settled)| !settled)
+        }),
+        Property::sometimes("a loss is recorded", |_, state: &State| {
+            state.ghost.kept.iter().any(Option::is_some)
         }),
         Property::sometimes("a live writer rolls", |_, state: &State| {
             state.wire.sent.iter().any(|sent| sent.by == 0 && sent.segment > 0 && sent.exists)

@@ -1,8 +1,8 @@
 //! Exhaustive exploration of one log: every order of everything that can happen to the shipped
 //! machines, within the bounds of each configuration.
 //!
-//! `state` says what there is, `actions` what can happen, `nodes`, `writing`, `takeover` and
-//! `archive` how, `invariants` what must hold in every state, `configurations` within which bounds.
+//! `state` says what there is, `actions` what can happen, `nodes`, `writing`, `takeover`,
+//! `archive` and `losing` how, `invariants` what must hold in every state, `configurations` within which bounds.
 //! With the feature `mutations`, every guard of the machines is switched off in turn (`mutations`),
 //! and some configuration must find a counterexample. `PICULET_MODEL=deep` adds larger bounds; an
 //! argument runs only the configurations and mutations whose names contain it.
@@ -11,6 +11,7 @@ mod actions;
 mod archive;
 mod configurations;
 mod invariants;
+mod losing;
 #[cfg(feature = "mutations")]
 mod mutations;
 mod nodes;

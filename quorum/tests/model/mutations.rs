@@ -2,13 +2,13 @@
 
 use crate::actions::Bounds;
 use crate::configurations::{
-    DISK, DROPS, HASTY_ROLLS, LATE_ROLLS, LOSSES, PAIRS, PARTS, RACES, RESTARTS, ROLLS,
+    ALLOWED, LOSS, LOSS_AFTER_ROLL, DISK, DROPS, HASTY_ROLLS, LATE_ROLLS, LOSSES, PAIRS, PARTS, RACES, RESTARTS, ROLLS,
 };
 use crate::explore;
 use piculet_quorum::mutation::{Mutation, without};
 
 /// Each mutation with the configuration that notices it soonest.
-const CAUGHT_BY: [(Mutation, Bounds); 25] = [
+const CAUGHT_BY: [(Mutation, Bounds); 28] = [
     (Mutation::TailUnfenced, RACES),
     (Mutation::AmnesiacAppends, LOSSES),
     (Mutation::AmnesiacFences, LOSSES),
@@ -18,6 +18,9 @@ const CAUGHT_BY: [(Mutation, Bounds); 25] = [
     (Mutation::SilentIsGone, LOSSES),
     (Mutation::HoldersByTail, DISK),
     (Mutation::HoldersUnguarded, LOSSES),
+    (Mutation::EndsBelowArchive, ALLOWED),
+    (Mutation::LossUnfenced, LOSS),
+    (Mutation::LossInOwnEpoch, LOSS_AFTER_ROLL),
     (Mutation::UploadsOwnTail, PARTS),
     (Mutation::UploadsUncommitted, PARTS),
     (Mutation::FenceDropped, DROPS),

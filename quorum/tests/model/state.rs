@@ -8,7 +8,7 @@ use crate::shared::Shared;
 use crate::store::Store;
 use crate::takeover::Taking;
 use crate::writing::Writing;
-use piculet_quorum::ids::{LogId, NodeId};
+use piculet_quorum::ids::{LogId, NodeId, Revision};
 use piculet_quorum::meta::Txn;
 use piculet_quorum::replica::{Replica, Session};
 use std::sync::LazyLock;
@@ -77,6 +77,9 @@ pub(crate) struct Wire {
     pub(crate) shown: [[u64; NODES]; SEGMENTS],
     /// Objects: segment, first index, end, and the chains of what lies in it.
     pub(crate) objects: Vec<(usize, u64, u64, Vec<u128>)>,
+    /// What members have answered to the fence that a loss takes: segment, epoch, node, and what each
+    /// held in which life.
+    pub(crate) answers: Vec<(usize, u64, usize, (Revision, u64))>,
     /// Transactions whose outcome nobody waits for any more: they may yet land.
     pub(crate) late: Vec<Txn>,
 }
@@ -103,6 +106,8 @@ pub(crate) struct Ghost {
     pub(crate) seen: [u64; SEGMENTS],
     /// The end that was published first, by segment.
     pub(crate) ends: [Option<u64>; SEGMENTS],
+    /// The end that a loss has left, by segment.
+    pub(crate) kept: [Option<u64>; SEGMENTS],
     pub(crate) epoch: u64,
     /// What has happened that never may: the invariant, and how.
     pub(crate) broken: Option<(Invariant, &'static str)>,

@@ -24,11 +24,11 @@ pub(crate) struct Store {
 
 impl Store {
     /// One log, and nodes in their first lives.
-    pub(crate) fn new(nodes: usize, level: Level) -> Self {
+    pub(crate) fn new(nodes: usize, level: Level, allow_loss: bool) -> Self {
         let now = Snapshot { at: StoreRevision(0), records: BTreeMap::new() };
         let mut store = Self { now, level };
         let name = LogName::new("l").expect("a valid name");
-        store.must(&CreateLog { name, log: LOG, durability: level }.txn());
+        store.must(&CreateLog { name, log: LOG, durability: level, allow_loss }.txn());
         for at in 0..nodes {
             store.reborn(at);
         }
@@ -67,7 +67,8 @@ impl Store {
         &self.now
     }
 
-    fn life(&self, at: usize) -> Option<Versioned<IncarnationRecord>> {
+    /// The life of a node's buffer, as the metadata have it.
+    pub(crate) fn life(&self, at: usize) -> Option<Versioned<IncarnationRecord>> {
         self.now.incarnation(&Key::Incarnation(node(at), self.level))
     }
 
@@ -129,7 +130,7 @@ impl Store {
         LogView {
             log: LOG,
             record: self.log(),
-            durability: self.level,
+            config: self.now.config(&Key::Config(LOG)).expect("it came with the log"),
             trim: self.now.trim(&Key::Trim(LOG)).expect("it came with the log"),
             first_segment: SegmentNumber(0),
             segments: segments.collect(),

@@ -71,15 +71,13 @@ impl State {
                 let archived = self.store.row(segment).end(&record.value);
                 let segment = (piculet_quorum::ids::SegmentNumber(segment as u64), record);
                 let epoch = mine.value.epoch;
-                taking.recovery = Some(Recovery::new(
-                    taking.now,
-                    options,
-                    LOG,
-                    epoch,
-                    segment,
-                    archived,
-                    self.nodes_view(),
-                ));
+                let nodes = self.nodes_view();
+                let mut recovery = Recovery::new(taking.now, options, LOG, epoch, segment, archived, nodes);
+                let config = self.store.view(mine.value.next_segment).config;
+                if config.value.allow_loss {
+                    recovery.allow_loss(taking.now, config.revision);
+                }
+                taking.recovery = Some(recovery);
             }
             None => taking.proposal = self.proposal(&mine, None),
         }
@@ -91,7 +89,7 @@ impl State {
 
     /// The next segment on whoever is there; none, if there are too few or no room for it.
     fn proposal(&self, mine: &Versioned<LogRecord>, seal: Option<SealOne>) -> Option<Box<SealSegment>> {
-        let level = self.store.view(mine.value.next_segment).durability;
+        let level = self.store.view(mine.value.next_segment).durability();
         let nodes = self.nodes_view();
         let usable = nodes.into_iter().filter(|(_, view)| view.usable(level));
         let ensemble: Vec<(Member, Revision)> = usable

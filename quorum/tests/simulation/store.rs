@@ -26,7 +26,8 @@ impl Store {
     pub(crate) fn new() -> Self {
         let mut store = Self { records: BTreeMap::new(), revision: 0, away: false, first_unarchived: 0 };
         let name = LogName::new("simulated").expect("a valid name");
-        let create = CreateLog { name, log: LOG, durability: piculet_quorum::ids::Level::Memory };
+        let durability = piculet_quorum::ids::Level::Memory;
+        let create = CreateLog { name, log: LOG, durability, allow_loss: false };
         assert!(matches!(store.apply(&create.txn()), TxnOutcome::Applied(_)));
         store
     }
@@ -120,7 +121,7 @@ impl Store {
         });
         LogView {
             log: LOG,
-            durability: piculet_quorum::ids::Level::Memory,
+            config: Versioned { revision: Revision(1), value: piculet_quorum::meta::ConfigRecord::default() },
             trim: Versioned { revision: Revision(1), value: piculet_quorum::meta::TrimRecord::default() },
             first_segment: SegmentNumber(0),
             segments: segments.collect(),

@@ -15,8 +15,10 @@ const FOOTER_MAGIC: [u8; 8] = *b"PICULETE";
 const LEVEL_MEMORY: u32 = 1;
 const LEVEL_DISK: u32 = 2;
 
+const FLAG_SKIP: u32 = 1;
+
 pub(super) fn encode_header(header: &PartHeader, body_len: u64) -> [u8; HEADER_BYTES] {
-    let PartHeader { cluster, place, level, base, first, before, at } = header;
+    let PartHeader { cluster, place, level, base, first, before, at, skip } = header;
     let level = match level {
         Level::Memory => LEVEL_MEMORY,
         Level::Disk => LEVEL_DISK,
@@ -30,6 +32,7 @@ pub(super) fn encode_header(header: &PartHeader, body_len: u64) -> [u8; HEADER_B
     put(&mut out, 40, place.segment.0.to_le_bytes());
     put(&mut out, 48, place.epoch.0.to_le_bytes());
     put(&mut out, 56, level.to_le_bytes());
+    put(&mut out, 60, if *skip { FLAG_SKIP } else { 0 }.to_le_bytes());
     put(&mut out, 64, base.0.to_le_bytes());
     put(&mut out, 72, first.0.to_le_bytes());
     put(&mut out, 80, at.end.0.to_le_bytes());
@@ -53,7 +56,10 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<(PartHeader, u64), PartError
         return Err(checksum("checksum of the header", found, expected));
     }
     check_version("encoder version", u32_at(bytes, 12), PART_ENCODER)?;
-    check_version("header flags", u32_at(bytes, 60), 0)?;
+    let flags = u32_at(bytes, 60);
+    if flags > FLAG_SKIP {
+        return Err(PartError::Version { what: "header flags", found: flags, known: FLAG_SKIP });
+    }
     let level = match u32_at(bytes, 56) {
         LEVEL_MEMORY => Level::Memory,
         LEVEL_DISK => Level::Disk,
@@ -75,6 +81,7 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<(PartHeader, u64), PartError
             chain: Chain(u128_at(bytes, 104)),
             last_timestamp: Timestamp(u64_at(bytes, 128)),
         },
+        skip: flags == FLAG_SKIP,
     };
     Ok((header, u64_at(bytes, 136)))
 }

@@ -17,6 +17,7 @@ fn rows(first: u64, lengths: &[&[usize]]) -> (PartHeader, Vec<Batch>) {
         first: start,
         before,
         at: SegmentEnd { end: batches.next, chain, last_timestamp },
+        skip: false,
     };
     (header, made)
 }
@@ -62,6 +63,45 @@ const GOLDEN: [&str; 6] = [
     "64000000000000009400000000000000e803000000000000",
     "34010000000000001800000000000000dc01fecd662e72057c01000000000000000000000937aa70504943554c455445",
 ];
+
+/// A part that stands for the range of two batches.
+fn skip() -> PartHeader {
+    PartHeader { skip: true, ..rows(100, &[&[3], &[0, 5]]).0 }
+}
+
+#[test]
+fn the_bytes_of_a_skip_part_are_fixed() {
+    let bytes = object(&skip(), &[]);
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(hex, GOLDEN_SKIP.concat());
+    let name = skip().name().to_string();
+    assert_eq!(name, rows(100, &[&[3], &[0, 5]]).0.name().to_string().replace(".part", ".skip"));
+}
+
+/// Header in two pieces, footer.
+#[rustfmt::skip]
+const GOLDEN_SKIP: [&str; 3] = [
+    "504943554c4554500100000001000000c1000000000000000000000000000000efbe000000000000070000000000000003000000000000000100000001000000",
+    "881300000000000064000000000000006700000000000000edfe00000000000000000000000000009ec09258de2aa0a0aa25d2cb6e68b234e803000000000000e9030000000000000000000000000000d13c5b58",
+    "940000000000000000000000000000000000000000000000c400000000000000000000008c68d0fd504943554c455445",
+];
+
+#[test]
+fn a_skip_part_says_where_it_begins_and_ends_and_has_no_entries() {
+    let part = decode(object(&skip(), &[])).unwrap();
+    assert_eq!(part.header(), &skip());
+    assert_eq!(part.batches_from(Index(100)), None);
+    let (_, batches) = rows(100, &[&[3], &[0, 5]]);
+    encode(&skip(), &pieces(&batches)).expect_err("what is lost has no entries");
+    let (header, batches) = rows(100, &[&[3], &[0, 5]]);
+    let data = object(&header, &pieces(&batches));
+    let mut disguised = data.to_vec();
+    disguised[60] = 1;
+    decode(resealed(disguised)).expect_err("entries in a skip part");
+    let mut disguised = object(&skip(), &[]).to_vec();
+    disguised[60] = 0;
+    decode(resealed(disguised)).expect_err("a part without the entries that it announces");
+}
 
 #[test]
 fn a_part_comes_back_from_every_index() {
@@ -150,7 +190,7 @@ fn later_versions_are_told_apart_from_damage() {
     let bytes = object(&header, &pieces(&batches));
     for (at, what) in [(8, "format version"), (12, "encoder version"), (60, "header flags")] {
         let mut later = bytes.to_vec();
-        later[at] += 1;
+        later[at] += 2;
         let error = decode(resealed(later)).unwrap_err();
         assert!(matches!(&error, PartError::Version { what: found, .. } if *found == what), "{error}");
     }

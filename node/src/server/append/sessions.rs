@@ -5,6 +5,7 @@ use super::Appends;
 use crate::logs::LogState;
 use crate::metrics;
 use piculet_quorum::ids::{Index, SegmentNumber};
+use piculet_quorum::meta::SegmentRecord;
 use piculet_quorum::replica::{Session, Unanswered};
 use piculet_quorum::wire::frame::{self, Kind};
 use piculet_quorum::wire::message::{Open, Opened, Refusal, Refused};
@@ -130,7 +131,9 @@ impl Appends<'_> {
         let segments: Vec<SegmentNumber> = self.sessions.keys().copied().collect();
         for segment in segments {
             let Some(opening) = self.sessions.get_mut(&segment) else { continue };
-            let archived = state.replica.archived(segment).map(|at| at.end);
+            // What is lost is in the archive's row, and was not appended.
+            let kept = state.replica.record(segment).and_then(SegmentRecord::kept);
+            let archived = state.replica.archived(segment).map(|at| kept.map_or(at.end, |kept| at.end.min(kept)));
             if let (Some(archived), Some(place)) = (archived, state.replica.place(segment))
                 && archived > opening.archived
             {

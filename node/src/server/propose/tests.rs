@@ -54,6 +54,7 @@ impl Site {
             moved: vec![],
             archived,
             recovery: false,
+            allowed_loss: None,
         };
         SealSegment { log, read: now.log(&Key::Log(log)).unwrap(), seal: Some(seal), create: None }
     }
