@@ -429,7 +429,9 @@ impl Recovery {
         } else {
             tails.last().copied()
         };
-        let end = match longest.filter(|longest| longest.tail >= self.archived.end || on(Mutation::EndsBelowArchive)) {
+        let end = match longest
+            .filter(|longest| longest.tail >= self.archived.end || on(Mutation::EndsBelowArchive))
+        {
             Some(FenceOk { tail, chain, last_timestamp, .. }) => {
                 SegmentEnd { end: *tail, chain: *chain, last_timestamp: *last_timestamp }
             }

@@ -7,6 +7,7 @@ use piculet_quorum::cursor::Cursor;
 use piculet_quorum::ids::{Epoch, Index, SegmentNumber};
 use piculet_quorum::meta::{SegmentRecord, SegmentState};
 use piculet_quorum::outcome::{Fate, Outcome};
+use piculet_quorum::quorums::committed;
 use piculet_quorum::wire::frame::Mark;
 use stateright::Property;
 
@@ -222,6 +223,10 @@ impl State {
                 && (row.archived() < at.end || row.archived() > at.end)
             {
                 return Some((Invariant::I5, "an archived segment has not all its parts"));
+            }
+            let acked = self.wire.acks[segment].iter().map(|held| Index(*held));
+            if record.state == SegmentState::Open && row.archived() > committed(acked) {
+                return Some((Invariant::I5, "a part is recorded of what was not committed"));
             }
             if self.end(segment).is_some_and(|end| row.archived().0 > end) {
                 return Some((Invariant::I5, "parts reach beyond the end"));

@@ -12,7 +12,10 @@ impl State {
     /// A member is fenced in the log's epoch, and says what it holds.
     pub(crate) fn fence_loss(&mut self, segment: usize, at: usize) -> bool {
         let Some(record) = self.store.segment(segment) else { return false };
-        if !matches!(record.state, SegmentState::Sealed(_)) || record.settled() || !self.is_member(segment, at) {
+        if !matches!(record.state, SegmentState::Sealed(_))
+            || record.settled()
+            || !self.is_member(segment, at)
+        {
             return false;
         }
         let epoch = self.store.log().value.epoch;
@@ -38,7 +41,8 @@ impl State {
     pub(crate) fn record_loss(&mut self, segment: usize) -> bool {
         let Some(record) = self.store.versioned(segment) else { return false };
         let read = self.store.log();
-        let answered = self.wire.answers.iter().filter(|(s, e, ..)| (*s, *e) == (segment, read.value.epoch.0));
+        let answered =
+            self.wire.answers.iter().filter(|(s, e, ..)| (*s, *e) == (segment, read.value.epoch.0));
         let answers: Vec<_> =
             answered.map(|(.., at, (revision, held))| (node(*at), *revision, Index(*held))).collect();
         let mut moved = Vec::new();
@@ -52,7 +56,8 @@ impl State {
         }
         let archived = self.store.row(segment).archived();
         let number = SegmentNumber(segment as u64);
-        let loss = RecordLoss { log: LOG, read, segment: number, record, archived, moved, answers, allowed: None };
+        let loss =
+            RecordLoss { log: LOG, read, segment: number, record, archived, moved, answers, allowed: None };
         if loss.check(self.store.snapshot()).is_err() {
             return false;
         }

@@ -2,7 +2,8 @@
 
 use crate::actions::Bounds;
 use crate::configurations::{
-    ALLOWED, LOSS, LOSS_AFTER_ROLL, DISK, DROPS, HASTY_ROLLS, LATE_ROLLS, LOSSES, PAIRS, PARTS, RACES, RESTARTS, ROLLS,
+    ALLOWED, DISK, DROPS, HASTY_ROLLS, LATE_ROLLS, LOSS, LOSS_AFTER_ROLL, LOSSES, PAIRS, PARTS, RACES,
+    RESTARTS, ROLLS,
 };
 use crate::explore;
 use piculet_quorum::mutation::{Mutation, without};

@@ -133,7 +133,8 @@ impl Appends<'_> {
             let Some(opening) = self.sessions.get_mut(&segment) else { continue };
             // What is lost is in the archive's row, and was not appended.
             let kept = state.replica.record(segment).and_then(SegmentRecord::kept);
-            let archived = state.replica.archived(segment).map(|at| kept.map_or(at.end, |kept| at.end.min(kept)));
+            let archived =
+                state.replica.archived(segment).map(|at| kept.map_or(at.end, |kept| at.end.min(kept)));
             if let (Some(archived), Some(place)) = (archived, state.replica.place(segment))
                 && archived > opening.archived
             {
