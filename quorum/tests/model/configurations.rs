@@ -90,6 +90,8 @@ pub(crate) const LOSS: Bounds =
     Bounds { name: "loss", takeovers: 1, crashes: 1, suspicion: true, losses: true, ..QUIET };
 /// The same after a roll of a live writer, whose appends arrive late.
 pub(crate) const LOSS_AFTER_ROLL: Bounds = Bounds { name: "loss after a roll", losses: true, ..HASTY_ROLLS };
+/// The same, where entries count once they are synced.
+pub(crate) const DISK_LOSS: Bounds = Bounds { name: "disk loss", level: Level::Disk, ..LOSS };
 /// More is lost than the protocol makes up for, and the log allows that.
 pub(crate) const ALLOWED: Bounds =
     Bounds { name: "allowed loss", takeovers: 1, crashes: 2, parts: true, allow_loss: true, ..QUIET };
@@ -102,7 +104,7 @@ pub(crate) const SHORT: [Bounds; 3] = [
 ];
 
 /// All that run in an optimised one.
-pub(crate) const ALL: [Bounds; 15] = [
+pub(crate) const ALL: [Bounds; 16] = [
     RACES,
     LOSSES,
     LOSSES_IN_RACES,
@@ -117,6 +119,7 @@ pub(crate) const ALL: [Bounds; 15] = [
     RESTARTS,
     LOSS,
     LOSS_AFTER_ROLL,
+    DISK_LOSS,
     ALLOWED,
 ];
 

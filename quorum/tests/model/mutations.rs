@@ -2,8 +2,8 @@
 
 use crate::actions::Bounds;
 use crate::configurations::{
-    ALLOWED, DISK, DROPS, HASTY_ROLLS, LATE_ROLLS, LOSS, LOSS_AFTER_ROLL, LOSSES, PAIRS, PARTS, RACES,
-    RESTARTS, ROLLS,
+    ALLOWED, DISK, DISK_LOSS, DROPS, HASTY_ROLLS, LATE_ROLLS, LOSS, LOSS_AFTER_ROLL, LOSSES, PAIRS, PARTS,
+    RACES, RESTARTS, ROLLS,
 };
 use crate::explore;
 use piculet_quorum::mutation::{Mutation, without};
@@ -27,7 +27,7 @@ const CAUGHT_BY: [(Mutation, Bounds); 28] = [
     (Mutation::FenceDropped, DROPS),
     (Mutation::FenceNotKept, RESTARTS),
     (Mutation::ReaderTrustsOneTail, RACES),
-    (Mutation::ReaderTrustsUnsettled, LOSSES),
+    (Mutation::ReaderTrustsUnsettled, LOSS),
     (Mutation::StaleRepairsCount, RACES),
     (Mutation::SealsBlindly, RACES),
     (Mutation::RollsBlindly, ROLLS),
@@ -37,7 +37,7 @@ const CAUGHT_BY: [(Mutation, Bounds); 28] = [
     (Mutation::AcksUnsettled, HASTY_ROLLS),
     (Mutation::OutcomeUnsettled, PAIRS),
     (Mutation::CountsUnsynced, DISK),
-    (Mutation::AcksAfterFence, DISK),
+    (Mutation::AcksAfterFence, DISK_LOSS),
 ];
 
 /// Whether every mutation is caught; prints by what.

@@ -2,7 +2,7 @@
 
 use crate::state::{Invariant, LOG, Node, State, node};
 use piculet_quorum::batch::{BatchEnd, BatchHeader};
-use piculet_quorum::ids::{Chain, Epoch, Index, SegmentNumber, Timestamp};
+use piculet_quorum::ids::{Chain, Epoch, Index, Level, SegmentNumber, Timestamp};
 use piculet_quorum::replica::{Admission, Kept, Learned, Replica, Session, Unanswered};
 use piculet_quorum::wire::message::{Address, Open, Refusal};
 
@@ -152,10 +152,13 @@ impl State {
     pub(crate) fn sync(&mut self, segment: usize, at: usize) -> bool {
         let number = SegmentNumber(segment as u64);
         let Some(marks) = self.nodes[at].replica.marks(number) else { return false };
-        if !self.nodes[at].alive || marks.held == marks.tail {
+        if !self.nodes[at].alive || self.nodes[at].synced[segment] >= marks.tail.0 {
             return false;
         }
-        self.nodes[at].change(|node| node.replica.persisted(number, marks.tail));
+        self.nodes[at].change(|node| {
+            node.synced[segment] = marks.tail.0;
+            node.replica.persisted(number, marks.tail);
+        });
         for by in 0..self.procs.len() {
             self.acknowledge(by, segment, at);
         }
@@ -190,13 +193,18 @@ impl State {
             let (Some(record), Some(marks)) = (self.store.segment(segment), replica.marks(number)) else {
                 continue;
             };
+            let held = match record.level {
+                Level::Disk => Index(old.synced[segment]).max(marks.freed),
+                _ => marks.held,
+            };
             let mut buffer = old.buffers[segment].clone();
-            buffer.truncate(usize::try_from(marks.held.0).expect("a few"));
+            buffer.truncate(usize::try_from(held.0).expect("a few"));
+            node.synced[segment] = held.0;
             let chain = buffer.last().copied().unwrap_or(record.base_chain.0);
             let kept = Kept {
-                tail: marks.held,
-                writer_tail: marks.writer_tail,
-                freed: marks.freed.min(marks.held),
+                tail: held,
+                writer_tail: marks.writer_tail.min(held),
+                freed: marks.freed.min(held),
                 at_tail: batch_end(chain),
             };
             let archived = self.store.row(segment).end(record);

@@ -53,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) replica: Replica,
     /// Chains after each entry, by segment: they stand for the entries.
     pub(crate) buffers: [Vec<u128>; SEGMENTS],
+    /// How many of them are synced, by segment: at `disk`, a restart keeps no more.
+    pub(crate) synced: [u64; SEGMENTS],
     /// The streams of writers: which process, which segment.
     pub(crate) streams: Vec<((usize, usize), Session)>,
 }
@@ -178,6 +180,6 @@ impl Wire {
 
 impl Node {
     pub(crate) fn new(replica: Replica) -> Self {
-        Self { alive: true, replica, buffers: Default::default(), streams: Vec::new() }
+        Self { alive: true, replica, buffers: Default::default(), synced: [0; SEGMENTS], streams: Vec::new() }
     }
 }
