@@ -2,6 +2,7 @@
 
 mod members;
 
+use crate::LogOptions;
 use crate::change;
 use crate::error::Error;
 use crate::options::ClientOptions;
@@ -72,8 +73,31 @@ impl Client {
     /// [`Error::AlreadyExists`] when the name is taken; [`Error::Unknown`] when no node said in
     /// time what became of the request; [`Error::NoNode`] when none answers.
     pub async fn create_log(&self, name: &LogName) -> Result<LogId, Error> {
+        self.create_log_with(name, LogOptions::default()).await
+    }
+
+    /// Creates a log that is not as others are. Not cancel-safe, as
+    /// [`create_log`](Self::create_log).
+    ///
+    /// # Errors
+    /// As [`create_log`](Self::create_log).
+    pub async fn create_log_with(&self, name: &LogName, options: LogOptions) -> Result<LogId, Error> {
         let deadline = Instant::now() + self.options.call_timeout * 2;
-        change::create_log(&self.pool, name, deadline).await
+        change::create_log(&self.pool, name, options, deadline).await
+    }
+
+    /// Says whether a log goes on with what is left when too many nodes have lost their buffers:
+    /// see [`LogOptions::allow_loss`]. What has been lost already is given up soon afterwards, by the
+    /// nodes that are left, or when the log is opened next.
+    ///
+    /// Not cancel-safe: when the future is dropped the change may have been made, or may yet be.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such log; [`Error::Unknown`] when no node said in time
+    /// what became of the request; [`Error::NoNode`] when none answers.
+    pub async fn set_allow_loss(&self, name: &LogName, allow_loss: bool) -> Result<(), Error> {
+        let deadline = Instant::now() + self.options.call_timeout * 2;
+        change::set_allow_loss(&self.pool, name, allow_loss, deadline).await
     }
 
     /// Deletes a log: its name is free at once, its writer is fenced, and nobody reads it any more.

@@ -1,4 +1,4 @@
-//! One entry, as a reader gets it.
+//! What a reader gets.
 
 use bytes::Bytes;
 use piculet_quorum::headers;
@@ -16,6 +16,30 @@ pub struct Entry {
     pub payload: Bytes,
     /// Its headers, encoded and checked.
     pub(crate) headers: Bytes,
+}
+
+/// What a reader comes to: an entry, or offsets at which there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// An entry.
+    Entry(Entry),
+    /// There is nothing at these offsets, and nothing that was acknowledged ever was: what a writer had
+    /// sent before it died went with the only node that had it.
+    Skipped {
+        /// The first offset that has no entry.
+        from: Offset,
+        /// Where the log goes on.
+        to: Offset,
+    },
+    /// Entries that were acknowledged may be lost here: more nodes lost their buffers than the log is
+    /// made for, and its settings say to go on with what was left.
+    LossPossible {
+        /// The offset from which on entries may be lost.
+        from: Offset,
+        /// Where the log goes on. The same as `from` when nobody knows how many there were: their
+        /// offsets were given out again.
+        to: Offset,
+    },
 }
 
 impl Entry {

@@ -122,11 +122,12 @@ pub enum Error {
     /// over at the same time. Try again.
     #[error("cannot take the log over: {0}")]
     TakeOver(String),
-    /// More members of the last segment have forgotten what they held than the protocol can make
-    /// up for: entries that were acknowledged may be lost. Nothing was changed. A reader
-    /// that starts at the earliest entry and follows sees what there is: copy that to another log.
+    /// More members of a segment have forgotten what they held than the protocol can make up for:
+    /// entries that were acknowledged may be lost. Nothing was changed. Allow the log to go on with what
+    /// is left ([`Client::set_allow_loss`](crate::Client::set_allow_loss)), or leave it as it is: a
+    /// reader that starts at the earliest entry and follows sees what there is.
     #[error(
-        "segment {segment} cannot be recovered: the buffers of {} are gone, and with them, perhaps, acknowledged entries; nothing was changed: read what there is from the earliest entry on, with follow, and go on in another log",
+        "segment {segment} cannot be recovered: the buffers of {} are gone, and with them, perhaps, acknowledged entries; nothing was changed: `piculet log set LOG --allow-loss true` lets the log go on with what is left of it, and readers are told where; `piculet read LOG --follow` shows what there is",
         names(nodes)
     )]
     Lost {
@@ -156,6 +157,18 @@ pub enum Error {
         offset: Offset,
         /// Where the log ends now.
         tail: Offset,
+    },
+    /// Entries that were acknowledged may be lost from this offset on: more nodes lost their buffers
+    /// than the log is made for, and its settings say to go on with what was left. The reader can be
+    /// read on; another one starts at `to`.
+    #[error(
+        "entries that were acknowledged may be lost from offset {from} on, for too many nodes lost their buffers; the log goes on at offset {to}: read on, or start there"
+    )]
+    LossPossible {
+        /// The offset from which on entries may be lost.
+        from: Offset,
+        /// Where the log goes on: the same when nobody knows how many there were.
+        to: Offset,
     },
     /// What came is not what was written, whichever node it came from. It is not the end of the log:
     /// report it.
@@ -237,6 +250,7 @@ impl Error {
             Self::Alarm(_) => "alarm",
             Self::Trimmed { .. } => "trimmed",
             Self::BeyondTail { .. } => "beyond-tail",
+            Self::LossPossible { .. } => "loss-possible",
             Self::Damaged { .. } => "damaged",
             Self::Interrupted => "interrupted",
             Self::Refused(_) => "refused",
@@ -330,6 +344,7 @@ mod tests {
             Error::Unknown(why()),
             Error::Trimmed { trim_offset: Offset(7) },
             Error::BeyondTail { offset: Offset(9), tail: Offset(8) },
+            Error::LossPossible { from: Offset(5), to: Offset(5) },
             Error::Damaged { segment, index, what: why() },
             Error::Interrupted,
             Error::Refused(why()),

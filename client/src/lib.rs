@@ -42,13 +42,14 @@ mod testing;
 pub mod transport;
 mod writer;
 
+pub use change::LogOptions;
 pub use client::{Client, LogDescription, NodeStatus};
-pub use entry::Entry;
+pub use entry::{Entry, Item};
 pub use error::Error;
 pub use options::ClientOptions;
 pub use piculet_quorum::headers::{Headers, HeadersError};
 pub use piculet_quorum::ids::{
-    Epoch, Incarnation, Index, LogId, LogName, NodeId, Nonce, Offset, SegmentNumber, Timestamp,
+    Epoch, Incarnation, Index, Level, LogId, LogName, NodeId, Nonce, Offset, SegmentNumber, Timestamp,
 };
 pub use piculet_quorum::meta::{LogRecord, Versioned};
 pub use piculet_quorum::recovery::RecoveryOptions;

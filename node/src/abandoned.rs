@@ -1,10 +1,12 @@
 //! Logs that have lost their writer: when a quorum of a segment's members has been without it for
 //! long enough, one of them seals the segment, so that it is archived and costs nothing any more
-//! (PROTOCOL.md §6).
+//! (PROTOCOL.md §6). And segments whose every holder has gone: what is lost of them is recorded, so that
+//! readers and the archive go on behind it ([`loss`]).
 //!
 //! Nobody is deposed on one node's word: what the members say is judged in
 //! [`piculet_quorum::liveness`], and the new epoch is guarded by the very record that was judged.
 
+mod loss;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +19,7 @@ use futures::future::join_all;
 use piculet_client::Error;
 use piculet_meta::MetaError;
 use piculet_quorum::ids::{Epoch, Level, LogId, LogName, NodeId, SegmentNumber};
-use piculet_quorum::liveness::{self, Liveness, judge};
+use piculet_quorum::liveness::{self, Liveness, judge, not_contradicted};
 use piculet_quorum::meta::{Key, LogRecord, Member, SegmentState, Versioned};
 use piculet_quorum::time::{Span, Time};
 use piculet_quorum::wire::message::{Refusal, WriterSeen};
@@ -97,7 +99,15 @@ struct Guard {
 struct Done {
     log: LogId,
     segment: SegmentNumber,
-    result: Result<LogName, NotRecovered>,
+    result: Result<Did, NotRecovered>,
+}
+
+/// What a job has come to.
+enum Did {
+    /// It sealed the log.
+    Sealed(LogName),
+    /// It looked after what is lost of the segment.
+    Loss,
 }
 
 /// Why a log was not recovered.
@@ -107,7 +117,7 @@ enum NotRecovered {
     #[error("not now: {0}")]
     NotNow(String),
     /// Too few of the segment's members are left that know what they held.
-    #[error("the buffers of {} are gone, and with them, perhaps, acknowledged entries: keep this node running, read what there is with `piculet read LOG --from earliest --follow`, and go on in another log",
+    #[error("the buffers of {} are gone, and with them, perhaps, acknowledged entries: keep this node running; `piculet log set LOG --allow-loss true` lets the log go on with what is left of it, and readers are told where",
         .0.iter().map(NodeId::as_str).collect::<Vec<_>>().join(" and "))]
     Lost(Vec<NodeId>),
     /// The metadata cannot be read.
@@ -119,6 +129,9 @@ enum NotRecovered {
     /// The recovery failed.
     #[error("log {name} cannot be sealed: {source}")]
     Recovery { name: LogName, source: Error },
+    /// What is lost could not be recorded.
+    #[error("what is lost of the segment cannot be recorded: {0}")]
+    Loss(Error),
     /// The recovery took too long.
     #[error("log {name} is not sealed after {RECOVERY_TIMEOUT:?}: too few members of its segment answer")]
     TooLong { name: LogName },
@@ -130,8 +143,10 @@ impl Guard {
         core.logs.sweep(core.applied());
         let now = core.clock.now();
         let mut open = BTreeSet::new();
-        let mut due = Vec::new();
+        let (mut due, mut lost) = (Vec::new(), core.orphans.lock().clone());
+        open.extend(&lost);
         for log in core.logs.all() {
+            loss::candidates(core, &log, self.writer_timeout, &mut open, &mut lost);
             let Some(found) = candidate(core, &log, now, &mut open) else { continue };
             let delay = if core.draining() { 0 } else { found.rank * RANK_DELAY.0 };
             if now.since(found.since) >= Span(self.writer_timeout.0.saturating_add(delay)) {
@@ -143,22 +158,42 @@ impl Guard {
             self.tried.get(&(found.log, found.segment)).map_or(Time(0), |tried| tried.next)
         });
         self.tried.retain(|key, tried| tried.under_way || open.contains(key));
+        let allowed = std::mem::take(&mut *self.core.allowed.lock());
+        for (_, tried) in self.tried.iter_mut().filter(|((log, _), _)| allowed.contains(log)) {
+            tried.next = now;
+        }
         for Abandoned { log, segment, epoch, .. } in due {
-            if self.jobs.len() >= RECOVERIES_MAX {
-                return;
-            }
-            let tried = self.tried.entry((log, segment)).or_default();
-            if tried.under_way || now < tried.next {
-                continue;
-            }
-            tried.under_way = true;
             let (core, peers, timeout) =
                 (Arc::clone(&self.core), Arc::clone(&self.peers), self.writer_timeout);
-            self.jobs.spawn(async move {
-                let result = attempt(&core, &peers, (log, segment, epoch), timeout).await;
-                Done { log, segment, result }
+            self.start(now, (log, segment), async move {
+                attempt(&core, &peers, (log, segment, epoch), timeout).await.map(Did::Sealed)
             });
         }
+        for (log, segment) in lost {
+            let (core, peers) = (Arc::clone(&self.core), Arc::clone(&self.peers));
+            self.start(now, (log, segment), async move {
+                loss::attempt(&core, &peers, log, segment).await.map(|()| Did::Loss)
+            });
+        }
+    }
+
+    /// Starts a job for a segment, unless one is under way, it is too early for another, or there is
+    /// no room.
+    fn start(
+        &mut self,
+        now: Time,
+        (log, segment): (LogId, SegmentNumber),
+        job: impl Future<Output = Result<Did, NotRecovered>> + Send + 'static,
+    ) {
+        if self.jobs.len() >= RECOVERIES_MAX {
+            return;
+        }
+        let tried = self.tried.entry((log, segment)).or_default();
+        if tried.under_way || now < tried.next {
+            return;
+        }
+        tried.under_way = true;
+        self.jobs.spawn(async move { Done { log, segment, result: job.await } });
     }
 
     fn finished(&mut self, done: Result<Done, JoinError>) {
@@ -171,15 +206,16 @@ impl Guard {
         tried.under_way = false;
         tried.next = now.after(ASK_PAUSE);
         let error = match result {
-            Ok(name) => {
+            Ok(Did::Sealed(name)) => {
                 return tracing::info!(%log, %name, %segment, "sealed a log whose writer has gone");
             }
+            Ok(Did::Loss) => return tracing::debug!(%log, %segment, "looked after what is lost"),
             Err(error @ NotRecovered::NotNow(_)) => return tracing::debug!(%log, %segment, %error),
             Err(error @ NotRecovered::Lost(_)) => {
                 tried.next = now.after(RETRY.1);
                 tried.failures = tried.failures.saturating_add(1);
                 if tried.failures == 1 {
-                    tracing::error!(%log, %segment, %error, "a log cannot be sealed, and its writer has gone");
+                    tracing::error!(%log, %segment, %error, "a log cannot go on, and its writer has gone");
                 }
                 return;
             }
@@ -193,8 +229,8 @@ impl Guard {
         }
         tracing::warn!(
             %log, %segment, %error,
-            "cannot seal a log whose writer has gone, trying again with growing pauses; until then its \
-             entries stay in memory as far as they are not known to be committed"
+            "cannot look after a log whose writer or holders have gone, trying again with growing pauses; \
+             until then its entries stay in memory as far as they are not known to be committed"
         );
     }
 }
@@ -242,12 +278,17 @@ async fn attempt(
             return Err(NotRecovered::NotNow(format!("another member still has {who}")));
         }
         Liveness::Unsure => {
-            let nodes = beyond_recovery(core, &ensemble).await?;
-            return Err(if nodes.is_empty() {
-                NotRecovered::NotNow("the members are not sure that its writer has gone".to_owned())
-            } else {
-                NotRecovered::Lost(nodes)
-            });
+            let not_sure =
+                || NotRecovered::NotNow("the members are not sure that its writer has gone".to_owned());
+            let (nodes, allowed) = beyond_recovery(core, log, &ensemble).await?;
+            match (nodes.is_empty(), allowed) {
+                (true, _) => return Err(not_sure()),
+                (false, false) => return Err(NotRecovered::Lost(nodes)),
+                (false, true) if !not_contradicted(&ensemble, epoch, &answers, writer_timeout) => {
+                    return Err(not_sure());
+                }
+                (false, true) => {}
+            }
         }
     }
     let (client, name) = (peers.client().await?, read.value.name.clone());
@@ -266,13 +307,20 @@ async fn attempt(
     Err(result)
 }
 
-/// The members that have forgotten the segment, when they are too many.
-async fn beyond_recovery(core: &Core, ensemble: &[Member]) -> Result<Vec<NodeId>, NotRecovered> {
+/// The members that have forgotten the segment, when they are too many, and whether the log's
+/// settings allow what is lost with that.
+async fn beyond_recovery(
+    core: &Core,
+    log: LogId,
+    ensemble: &[Member],
+) -> Result<(Vec<NodeId>, bool), NotRecovered> {
     let key = |node: &NodeId| Key::Incarnation(node.clone(), Level::Memory);
-    let keys: Vec<Key> = ensemble.iter().map(|member| key(&member.node)).collect();
+    let mut keys: Vec<Key> = ensemble.iter().map(|member| key(&member.node)).collect();
+    keys.push(Key::Config(log));
     let now = core.meta.read(&keys, &[]).await?;
     let current = |node: &NodeId| now.incarnation(&key(node)).map(|found| found.value.incarnation);
-    Ok(liveness::beyond_recovery(ensemble, current))
+    let allowed = now.config(&Key::Config(log)).is_some_and(|config| config.value.allow_loss);
+    Ok((liveness::beyond_recovery(ensemble, current), allowed))
 }
 
 /// Reads the log and its segment, which must be as they are known here.

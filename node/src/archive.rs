@@ -3,15 +3,18 @@
 //!
 //! [`Archiver`]: piculet_quorum::archiver::Archiver
 
+mod skip;
 mod steps;
 #[cfg(test)]
 mod tests;
 mod upload;
 
+pub(crate) use skip::complete;
+
 use crate::core::Core;
 use crate::logs::{LocalSegment, Log};
 use piculet_quorum::archiver::{ArchiverStep, Sight};
-use piculet_quorum::ids::{LogId, NodeId, SegmentNumber};
+use piculet_quorum::ids::{Index, LogId, NodeId, SegmentNumber};
 use piculet_quorum::meta::{SegmentRecord, SegmentState};
 use piculet_quorum::replica::Replica;
 use std::sync::Arc;
@@ -117,6 +120,7 @@ impl Archive {
                     self.crowded = true;
                     None
                 }
+                ArchiverStep::Upload(from, _) if is_lost_from(local, from) => Some(Job::Skip),
                 ArchiverStep::Upload(from, to) => {
                     Upload::plan(&self.core, local, from, to).map(|upload| Job::Upload(Box::new(upload)))
                 }
@@ -133,7 +137,7 @@ impl Archive {
 
     fn start(&mut self, log: &Arc<Log>, number: SegmentNumber, job: Job) {
         let (core, log) = (Arc::clone(&self.core), Arc::clone(log));
-        let upload = matches!(job, Job::Upload(_));
+        let upload = matches!(job, Job::Upload(_) | Job::Skip);
         self.uploads += usize::from(upload);
         self.jobs.spawn(async move {
             let worked = job.run(&core, log.id, number).await;
@@ -158,6 +162,12 @@ impl Archive {
         }
         self.look(&log, urgent(&self.core));
     }
+}
+
+/// Whether everything of a segment from an index on is lost.
+fn is_lost_from(local: &LocalSegment, index: Index) -> bool {
+    let record = &local.record.value;
+    record.loss.is_some() && record.kept() == Some(index)
 }
 
 /// Whether waiting is out of place: the node is about to stop, or its buffer is more than three
@@ -189,14 +199,19 @@ fn sight(
     } else {
         archived
     };
-    let bytes = if uploadable > archived { buffer.bytes_between(archived, uploadable) } else { 0 };
     let record = &local.record.value;
+    let end = record.state.end().map(|at| at.end);
+    // What is left has been uploaded: what is lost needs nobody who holds anything.
+    let skip = end.filter(|end| is_lost_from(local, archived) && archived < *end);
+    let uploadable = skip.unwrap_or(uploadable);
+    let bytes =
+        if uploadable > archived && skip.is_none() { buffer.bytes_between(archived, uploadable) } else { 0 };
     let sole = matches!(&record.state, SegmentState::Sealed(seal) if *seal.holders == [core.id.clone()]);
     Some(Sight {
         archived,
         uploadable,
         bytes,
-        end: record.state.end().map(|at| at.end),
+        end,
         urgent,
         rank: rank(&core.id, log, number, record),
         sole,

@@ -5,12 +5,13 @@ use crate::config::NodeConfig;
 use crate::health::Health;
 use crate::logs::Logs;
 use crate::metrics;
+use parking_lot::Mutex;
 use piculet_meta::{MetaError, Metadata};
-use piculet_quorum::ids::{Incarnation, Level, NodeId, Nonce};
+use piculet_quorum::ids::{Incarnation, Level, LogId, NodeId, Nonce, SegmentNumber};
 use piculet_quorum::meta::{LeaseId, Member, StoreRevision};
 use piculet_quorum::time::Time;
 use piculet_storage::{Arena, Objects};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{Notify, watch};
@@ -46,6 +47,12 @@ pub struct Core {
     pub clock: Clock,
     /// What it still needs before it can be used.
     pub readiness: Readiness,
+    /// The current life of every node's buffers, as far as the node's watch has shown it.
+    pub lives: Mutex<BTreeMap<(NodeId, Level), Incarnation>>,
+    /// Segments of which something is lost, and that are perhaps held by nobody any more.
+    pub orphans: Mutex<BTreeSet<(LogId, SegmentNumber)>>,
+    /// Logs whose settings have begun to allow a loss: what waits for that need not wait longer.
+    pub allowed: Mutex<BTreeSet<LogId>>,
     lease: watch::Sender<Option<LeaseId>>,
     draining: watch::Sender<bool>,
     applied: AtomicU64,
@@ -120,6 +127,9 @@ impl Core {
             cleanup: cleanup::Queue::default(),
             clock: Clock::start(),
             readiness: Readiness::default(),
+            lives: Mutex::default(),
+            orphans: Mutex::default(),
+            allowed: Mutex::default(),
             lease: watch::Sender::new(None),
             draining: watch::Sender::new(false),
             applied: AtomicU64::new(0),

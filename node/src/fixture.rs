@@ -174,7 +174,7 @@ impl Writer {
     /// Creates a log, takes it over and opens its first segment with these members.
     pub(crate) async fn create(meta: &MemoryStore, log: u64, members: &[(&Core, Life)]) -> Self {
         let (log, name) = (LogId(log), LogName::new(format!("log-{log}")).unwrap());
-        applied(meta, &CreateLog { name, log, durability: Level::Memory }.txn()).await;
+        applied(meta, &CreateLog { name, log, durability: Level::Memory, allow_loss: false }.txn()).await;
         let key = Key::Log(log);
         let read = meta.read(std::slice::from_ref(&key), &[]).await.unwrap().log(&key).unwrap();
         applied(meta, &TakeOver { log, read, writer: Nonce(7), holder: "fixture".to_owned() }.txn()).await;
@@ -276,6 +276,7 @@ impl Writer {
             moved: vec![],
             archived,
             recovery,
+            allowed_loss: None,
         };
         let read = now.log(&log).unwrap();
         let t2 = SealSegment { log: self.log, read, seal: Some(seal), create };

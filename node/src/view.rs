@@ -9,9 +9,9 @@ use crate::membership::{self, Life, MembershipError};
 use piculet_meta::{Watch, WatchEvent};
 use piculet_quorum::ids::{Index, Level, LogId, Nonce, Offset, SegmentNumber};
 use piculet_quorum::meta::{
-    Key, PartRecord, Range, Record, SegmentRecord, Snapshot, StoreRevision, Versioned,
+    Key, PartRecord, Range, Record, SegmentRecord, SegmentState, Snapshot, StoreRevision, Versioned,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -91,12 +91,36 @@ fn reset(core: &Core, life: &Life, snapshot: &Snapshot) -> Result<(), ViewError>
     let key = Key::Incarnation(core.id.clone(), Level::Memory);
     membership::check_life(core, life, snapshot.incarnation(&key).map(|found| found.value))?;
     check_cluster(core, snapshot.records.get(&Key::Cluster).map(|found| &found.value))?;
+    learn_lives(core, snapshot);
     core.learn_everything(snapshot);
     core.cleanup.learn_everything(snapshot, cleanup::wall_clock());
     core.set_applied(snapshot.at);
     core.readiness.informed.store(true, Ordering::Release);
     core.archive_now.notify_one();
     Ok(())
+}
+
+/// Takes in who lives in which life, and of which segments something is lost.
+fn learn_lives(core: &Core, snapshot: &Snapshot) {
+    let (mut lives, mut orphans) = (BTreeMap::new(), BTreeSet::new());
+    for (key, record) in &snapshot.records {
+        match (key, &record.value) {
+            (Key::Incarnation(node, level), Record::Incarnation(life)) => {
+                lives.insert((node.clone(), *level), life.incarnation);
+            }
+            (Key::Segment(log, number), Record::Segment(segment)) if waits_for_skip(segment) => {
+                orphans.insert((*log, *number));
+            }
+            _ => {}
+        }
+    }
+    *core.lives.lock() = lives;
+    *core.orphans.lock() = orphans;
+}
+
+/// Whether something of a segment is lost, and it is not archived whole yet.
+fn waits_for_skip(segment: &SegmentRecord) -> bool {
+    segment.loss.is_some() && matches!(segment.state, SegmentState::Sealed(_))
 }
 
 fn check_cluster(core: &Core, found: Option<&Record>) -> Result<(), ViewError> {
@@ -126,6 +150,11 @@ fn changed(
 ) -> Result<Vec<(LogId, SegmentNumber)>, ViewError> {
     let mut segments: BTreeMap<(LogId, SegmentNumber), Change> = BTreeMap::new();
     for (key, versioned) in changes {
+        if let (Key::Incarnation(node, level), Some(Record::Incarnation(life))) =
+            (&key, versioned.as_ref().map(|versioned| &versioned.value))
+        {
+            core.lives.lock().insert((node.clone(), *level), life.incarnation);
+        }
         let (revision, record) = match versioned {
             Some(Versioned { revision, value }) => (revision, Some(value)),
             None => (Default::default(), None),
@@ -168,14 +197,22 @@ fn changed(
                 membership::check_life(core, life, found)?;
             }
             (Key::Cluster, record) => check_cluster(core, record.as_ref())?,
+            (Key::Config(log), Some(Record::Config(config)))
+                if config.allow_loss && core.logs.get(log).is_some() =>
+            {
+                core.allowed.lock().insert(log);
+            }
             // Other nodes, names and settings are read when they are asked for.
             _ => {}
         }
     }
     let mut unconnected = Vec::new();
     for ((log, number), Change { record, parts }) in segments {
-        if record.is_some() {
+        if let Some(record) = &record {
             core.cleanup.segment_changed(log);
+            if waits_for_skip(&record.value) {
+                core.orphans.lock().insert((log, number));
+            }
         }
         let sealed = record.as_ref().is_some_and(|record| record.value.state.end().is_some());
         if !core.learn_change(at, log, number, record.as_ref(), &parts) {

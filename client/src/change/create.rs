@@ -8,14 +8,29 @@ use piculet_quorum::meta::create::CreateLog;
 use piculet_quorum::wire::message::Proposal;
 use tokio::time::Instant;
 
+/// How a new log is to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Whether to go on with what is left when so many nodes have lost their buffers that entries
+    /// which were acknowledged may be lost. Readers are told where. If not, which is the default, the
+    /// log waits for an operator then. It can be [changed](crate::Client::set_allow_loss) later.
+    pub allow_loss: bool,
+}
+
 /// Creates a log.
 ///
 /// # Errors
 /// As [`Client::create_log`](crate::Client::create_log).
-pub(crate) async fn create_log(pool: &Pool, name: &LogName, deadline: Instant) -> Result<LogId, Error> {
+pub(crate) async fn create_log(
+    pool: &Pool,
+    name: &LogName,
+    options: LogOptions,
+    deadline: Instant,
+) -> Result<LogId, Error> {
     loop {
         let log = random_log()?;
-        let create = CreateLog { name: name.clone(), log, durability: Level::default() };
+        let LogOptions { allow_loss } = options;
+        let create = CreateLog { name: name.clone(), log, durability: Level::default(), allow_loss };
         if let TxnOutcome::Applied(_) = pool.settle(Proposal::Create(create), deadline).await? {
             return Ok(log);
         }

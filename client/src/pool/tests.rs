@@ -146,7 +146,8 @@ async fn a_question_goes_to_others_when_a_node_is_silent_or_gone() {
     deaf(&cluster, "a");
     soon(pool.nodes()).await.unwrap();
     // Whoever answered is asked first from now on, so a proposal does not go to the silent one.
-    let create = CreateLog { name: log_name("log"), log: LogId(5), durability: Level::default() };
+    let create =
+        CreateLog { name: log_name("log"), log: LogId(5), durability: Level::default(), allow_loss: false };
     soon(pool.propose(Proposal::Create(create))).await.unwrap();
     assert_eq!(soon(pool.find_log(&log_name("log"))).await.unwrap(), Some(LogId(5)));
     cluster.node("a").stop();
@@ -163,7 +164,8 @@ async fn a_proposal_without_an_answer_is_unknown() {
     let pool = Pool::new(&options).unwrap();
     soon(pool.any()).await.unwrap();
     deaf(&cluster, "a");
-    let create = CreateLog { name: log_name("log"), log: LogId(5), durability: Level::default() };
+    let create =
+        CreateLog { name: log_name("log"), log: LogId(5), durability: Level::default(), allow_loss: false };
     let error = soon(pool.propose(Proposal::Create(create))).await.unwrap_err();
     assert!(matches!(error, CallError::Unknown(_)), "{error}");
     let error = soon(pool.find_log(&log_name("log"))).await.unwrap_err();

@@ -18,7 +18,7 @@ mod tests;
 
 pub(crate) use tail::check_tail;
 
-use crate::entry::Entry;
+use crate::entry::{Entry, Item};
 use crate::error::Error;
 use crate::options::ClientOptions;
 use crate::pool::Pool;
@@ -60,11 +60,14 @@ pub struct ReadOptions {
 /// What the reading task hands over.
 enum Piece {
     Entries(Vec<Entry>),
+    /// Something between entries.
+    Gap(Item),
     End,
     Failed(Error),
 }
 
-/// Entries of a log in order: a [`Stream`] that ends after its first error.
+/// Entries of a log in order: a [`Stream`] that ends after its first error, unless that is
+/// [`Error::LossPossible`], which it can be read on after.
 ///
 /// A task reads ahead by a few MiB; dropping the reader ends it.
 pub struct LogReader {
@@ -89,26 +92,50 @@ impl LogReader {
         Ok(Self { pieces, current: Vec::new().into_iter(), task, over: false })
     }
 
-    /// The next entry; `None` at the end, when it does not follow. Cancel-safe.
+    /// The next entry; `None` at the end, when it does not follow. Offsets at which nothing was ever
+    /// acknowledged are passed over: [`next_item`](Self::next_item) tells of them. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Error::LossPossible`] once where entries that were acknowledged may be lost: the next call
+    /// goes on behind. Otherwise as [`next_item`](Self::next_item).
+    pub async fn next(&mut self) -> Option<Result<Entry, Error>> {
+        std::future::poll_fn(|context| self.poll_entry(context)).await
+    }
+
+    /// What comes next: an entry, or, once, offsets at which there is none; `None` at the end, when
+    /// it does not follow. Cancel-safe.
     ///
     /// # Errors
     /// [`Error::Trimmed`] when the log is trimmed beyond the reader's place; [`Error::NotFound`] when
     /// it has been deleted; [`Error::NoNode`] when no node could be read from for `read_timeout`; [`Error::Damaged`] when what comes is not
     /// what was written. Nothing follows an error: make a new reader.
-    pub async fn next(&mut self) -> Option<Result<Entry, Error>> {
-        std::future::poll_fn(|context| self.poll_entry(context)).await
+    pub async fn next_item(&mut self) -> Option<Result<Item, Error>> {
+        std::future::poll_fn(|context| self.poll_item(context)).await
     }
 
     fn poll_entry(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Entry, Error>>> {
         loop {
+            return Poll::Ready(match ready!(self.poll_item(context)) {
+                Some(Ok(Item::Entry(entry))) => Some(Ok(entry)),
+                Some(Ok(Item::Skipped { .. })) => continue,
+                Some(Ok(Item::LossPossible { from, to })) => Some(Err(Error::LossPossible { from, to })),
+                Some(Err(error)) => Some(Err(error)),
+                None => None,
+            });
+        }
+    }
+
+    fn poll_item(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Item, Error>>> {
+        loop {
             if let Some(entry) = self.current.next() {
-                return Poll::Ready(Some(Ok(entry)));
+                return Poll::Ready(Some(Ok(Item::Entry(entry))));
             }
             if self.over {
                 return Poll::Ready(None);
             }
             match ready!(self.pieces.poll_recv(context)) {
                 Some(Piece::Entries(entries)) => self.current = entries.into_iter(),
+                Some(Piece::Gap(gap)) => return Poll::Ready(Some(Ok(gap))),
                 Some(Piece::End) => self.over = true,
                 Some(Piece::Failed(error)) => {
                     self.over = true;

@@ -3,7 +3,7 @@
 use super::Piece;
 use super::segment::Segment;
 use super::start::{LogPlace, Plan};
-use crate::entry::Entry;
+use crate::entry::{Entry, Item};
 use crate::error::Error;
 use crate::options::ClientOptions;
 use crate::pool::{CallError, Pool};
@@ -100,10 +100,12 @@ impl Reading {
             let mut segment = Segment::new(self.log, at.segment, &view, at.index);
             segment.read(self).await?;
             at.index = segment.next();
-            if self.is_done(at) {
+            // Who ends where a loss begins is told of it.
+            if self.is_done(at) && !segment.is_at_loss() {
                 break;
             }
             chain = self.end_of(at.segment, &segment).await?;
+            self.pass_loss(at).await?;
             at = LogPlace { segment: at.segment.plus(1), index: piculet_quorum::ids::Index(0) };
             self.lively();
         }
@@ -243,7 +245,11 @@ impl Reading {
 
     /// The chain at the end of a segment that has been read: what was read must lead to it.
     async fn end_of(&mut self, number: SegmentNumber, segment: &Segment) -> Result<Option<Chain>, Stop> {
-        let known = self.view.as_ref().and_then(|view| view.segments.get(&number)?.record.value.state.end());
+        let known = self.view.as_ref().and_then(|view| {
+            let record = &view.segments.get(&number)?.record.value;
+            // What was read before the loss was recorded does not tell of it.
+            record.state.end().filter(|_| record.loss.map(|loss| loss.from) == segment.loss())
+        });
         let end = match known {
             Some(end) => Some(*end),
             None => {
@@ -262,6 +268,31 @@ impl Reading {
             }
             _ => Ok(Some(end.chain)),
         }
+    }
+}
+
+impl Reading {
+    /// Tells of what is lost between a place and the end of its segment, of which the newest view has
+    /// been read.
+    async fn pass_loss(&mut self, at: LogPlace) -> Result<(), Stop> {
+        let seen = self.view.as_ref().and_then(|view| view.segments.get(&at.segment));
+        let Some(record) = seen.map(|seen| &seen.record.value) else { return Ok(()) };
+        let Some((loss, end)) = record.loss.zip(record.state.end().map(|at| at.end)) else { return Ok(()) };
+        let offset = |index| Offset::checked_of(record.base, index);
+        let (Some(from), Some(to)) = (offset(at.index.max(loss.from)), offset(end)) else {
+            let what = format!("the segment starts at offset {}, too far for its end", record.base);
+            return Err(Error::Damaged { segment: at.segment, index: end, what }.into());
+        };
+        let from = from.max(self.floor).min(to);
+        let gap = if loss.acknowledged && (from < to || loss.from == end) {
+            Item::LossPossible { from, to }
+        } else if from < to {
+            Item::Skipped { from, to }
+        } else {
+            // All of it had been read before it was lost.
+            return Ok(());
+        };
+        self.out.send(Piece::Gap(gap)).await.map_err(|_| Stop::Dropped)
     }
 }
 

@@ -105,6 +105,16 @@ impl Segment {
         self.cursor.next()
     }
 
+    /// From where to its end everything is lost, if anything is.
+    pub(super) fn loss(&self) -> Option<Index> {
+        self.cursor.loss()
+    }
+
+    /// Whether it has been read to where a loss begins.
+    pub(super) fn is_at_loss(&self) -> bool {
+        self.cursor.loss().is_some() && self.cursor.step() == Step::NextSegment
+    }
+
     /// The chain there, if it is known.
     pub(super) fn chain(&self) -> Option<Chain> {
         self.shown.chain

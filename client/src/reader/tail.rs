@@ -205,9 +205,9 @@ fn offset(segment: SegmentNumber, record: &SegmentRecord, index: Index) -> Resul
     Offset::checked_of(record.base, index).ok_or_else(|| Error::Damaged { segment, index, what: what() })
 }
 
-/// Whether everything below `index` is visible, or what is not was cut off.
+/// Whether everything below `index` is visible, or what is not was cut off or is lost.
 fn reaches(cursor: &Cursor, index: Index) -> bool {
-    cursor.visible() >= cursor.end().map_or(index, |end| end.min(index))
+    cursor.visible() >= cursor.kept().map_or(index, |kept| kept.min(index))
 }
 
 /// The tail of a log without an open segment.

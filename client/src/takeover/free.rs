@@ -9,7 +9,7 @@ use crate::pool::CallError;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use piculet_quorum::ids::{Epoch, NodeId, Revision, SegmentNumber};
-use piculet_quorum::liveness::{Liveness, beyond_recovery, judge};
+use piculet_quorum::liveness::{Liveness, beyond_recovery, judge, not_contradicted};
 use piculet_quorum::meta::{LogRecord, LogView, Member, SegmentRecord, Versioned};
 use piculet_quorum::time::Span;
 use piculet_quorum::wire::message::{Refusal, Request, Response, WriterSeen};
@@ -27,6 +27,8 @@ struct Judged {
     since: Instant,
     /// Members that have had nothing of the segment, and since when they say so.
     empty: BTreeMap<NodeId, Instant>,
+    /// What members said in the last round.
+    answers: BTreeMap<NodeId, WriterSeen>,
     /// Why nothing is known of a member.
     unheard: BTreeMap<NodeId, String>,
 }
@@ -34,8 +36,8 @@ struct Judged {
 impl Judged {
     fn new(view: &LogView) -> Self {
         let segment = open_of_its_epoch(view).map(|(number, _)| number);
-        let (empty, unheard) = (BTreeMap::new(), BTreeMap::new());
-        Self { record: view.record.revision, segment, since: Instant::now(), empty, unheard }
+        let (empty, answers, unheard) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { record: view.record.revision, segment, since: Instant::now(), empty, answers, unheard }
     }
 
     fn is_of(&self, view: &LogView) -> bool {
@@ -69,8 +71,10 @@ impl Takeover<'_> {
                         Liveness::Gone => return Ok(record.clone()),
                         Liveness::Alive { peer } => return Err(self.held(&record.value, peer)),
                         Liveness::Unsure => {
-                            if now.since.elapsed() >= patience {
-                                self.still_known(number, segment).await?;
+                            if now.since.elapsed() >= patience
+                                && self.is_given_up(&view, number, segment, &now.answers).await?
+                            {
+                                return Ok(record.clone());
                             }
                             doubt(&now, number, segment)
                         }
@@ -85,12 +89,26 @@ impl Takeover<'_> {
         }
     }
 
-    /// Checks that the members of a segment can still tell where it ends.
-    async fn still_known(&self, segment: SegmentNumber, record: &SegmentRecord) -> Result<(), Error> {
+    /// Whether too few members of a segment are left to tell where it ends, or whether its writer has
+    /// gone; those who are left do not contradict that, and the log's settings allow a loss.
+    async fn is_given_up(
+        &self,
+        view: &LogView,
+        segment: SegmentNumber,
+        record: &SegmentRecord,
+        answers: &BTreeMap<NodeId, WriterSeen>,
+    ) -> Result<bool, Error> {
         let nodes = self.pool.nodes().await?;
         let current = |node: &NodeId| nodes.get(node).map(|view| view.incarnation(record.level).0);
         let moved = beyond_recovery(&record.ensemble, current);
-        if moved.is_empty() { Ok(()) } else { Err(Error::Lost { segment, nodes: moved }) }
+        if moved.is_empty() {
+            return Ok(false);
+        }
+        if view.allows_loss().is_none() {
+            return Err(Error::Lost { segment, nodes: moved });
+        }
+        let patience = Span::from(self.options.writer_timeout);
+        Ok(not_contradicted(&record.ensemble, view.record.value.epoch, answers, patience))
     }
 
     fn held(&self, record: &LogRecord, peer: Option<String>) -> Error {
@@ -145,7 +163,8 @@ impl Takeover<'_> {
                 return alive;
             }
         }
-        judge(&segment.ensemble, epoch, &answers, &silent, patience)
+        judged.answers = answers;
+        judge(&segment.ensemble, epoch, &judged.answers, &silent, patience)
     }
 
     async fn writer_seen(&self, member: &Member, segment: SegmentNumber) -> Result<WriterSeen, CallError> {

@@ -6,6 +6,7 @@
 //! | T1, before any fence is sent | [`claim`] |
 //! | R2 to R5: fence, find the end, copy | [`recover`], [`copy`] |
 //! | R6 and T2, or T2c: publish the end, create the next segment | [`publish`] |
+//! | T6: what is lost of a segment that was sealed before | [`loss`] |
 //!
 //! There are three forms of it: [`take_over`] by force, [`open`] when the writer before has gone,
 //! and [`recover_log`], which makes no segment and leaves the log without a writer.
@@ -16,10 +17,13 @@
 mod claim;
 mod copy;
 mod free;
+mod loss;
 mod publish;
 mod recover;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use loss::record_loss;
 
 use crate::error::Error;
 use crate::options::ClientOptions;
@@ -149,12 +153,15 @@ impl<'a> Takeover<'a> {
                     let (record, segment) = (view.record.clone(), segment.record.clone());
                     return Ok(Taken { log: self.log, name: self.name.clone(), record, number, segment });
                 }
-                Some((number, segment)) => Some(self.recover(claimed.epoch, number, segment).await?),
+                Some((number, segment)) => {
+                    Some(self.recover(claimed.epoch, number, segment, view.allows_loss()).await?)
+                }
                 None => None,
             };
             if let Some(taken) = self.publish(&view, seal).await? {
                 let number = taken.number;
                 tracing::info!(log = %self.name, epoch = %claimed.epoch, segment = %number, "took the log over");
+                self.give_up_older(&view).await;
                 return Ok(taken);
             }
             self.pause("the metadata keep changing").await?;
@@ -166,7 +173,7 @@ impl<'a> Takeover<'a> {
         loop {
             let view = self.view_of_ours(claimed).await?;
             let Some((number, segment)) = view.open_segment() else { return Ok(()) };
-            let seal = self.recover(claimed.epoch, number, segment).await?;
+            let seal = self.recover(claimed.epoch, number, segment, view.allows_loss()).await?;
             if self.publish_end(&view, seal).await? {
                 return Ok(());
             }

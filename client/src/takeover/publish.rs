@@ -24,9 +24,9 @@ impl Takeover<'_> {
         view: &LogView,
         seal: Option<SealOne>,
     ) -> Result<Option<Taken>, Error> {
-        let ensemble = self.ensemble(view.durability).await?;
+        let ensemble = self.ensemble(view.durability()).await?;
         let holder = view.record.value.holder.clone();
-        let create = CreateOne { level: view.durability, ensemble, holder };
+        let create = CreateOne { level: view.durability(), ensemble, holder };
         let proposal = SealSegment { log: self.log, read: view.record.clone(), seal, create: Some(create) };
         match self.settle(Proposal::Seal(Box::new(proposal.clone()))).await? {
             TxnOutcome::Refused => Ok(None),

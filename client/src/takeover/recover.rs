@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use piculet_quorum::batch::Place;
-use piculet_quorum::ids::{Chain, Epoch, Index, NodeId, SegmentNumber};
+use piculet_quorum::ids::{Chain, Epoch, Index, NodeId, Revision, SegmentNumber};
 use piculet_quorum::meta::SegmentView;
 use piculet_quorum::meta::seal::SealOne;
 use piculet_quorum::recovery::{Recovery, RecoveryOutcome, RecoveryRequest};
@@ -39,6 +39,7 @@ impl Takeover<'_> {
         epoch: Epoch,
         number: SegmentNumber,
         segment: &SegmentView,
+        allow_loss: Option<Revision>,
     ) -> Result<SealOne, Error> {
         let nodes = self.pool.nodes().await?;
         let started = Instant::now();
@@ -46,6 +47,9 @@ impl Takeover<'_> {
         let at = (number, segment.record.clone());
         let options = self.options.recovery;
         let mut recovery = Recovery::new(now(), options, self.log, epoch, at, segment.archived, nodes);
+        if let Some(config) = allow_loss {
+            recovery.allow_loss(now(), config);
+        }
         let place = Place { log: self.log, segment: number, epoch: segment.record.value.epoch };
         let mut running: FuturesUnordered<BoxFuture<'_, Answer>> = FuturesUnordered::new();
         let (mut refresh, mut refreshing) = (started + REFRESH, false);
@@ -59,7 +63,8 @@ impl Takeover<'_> {
             if Instant::now() >= self.deadline {
                 let silent: Vec<_> = recovery.silent().into_iter().map(String::from).collect();
                 return Err(Error::TakeOver(format!(
-                    "segment {number} cannot be recovered without more of its members; these do not answer: {}",
+                    "segment {number} cannot be recovered without more of its members; these do not answer: {}; start them, or, if one of \
+                     them will never come back, `piculet declare-lost` it",
                     silent.join(", ")
                 )));
             }
@@ -101,7 +106,7 @@ impl Takeover<'_> {
         }
     }
 
-    async fn fence(&self, node: &NodeId, at: Address) -> Result<FenceOk, CallError> {
+    pub(super) async fn fence(&self, node: &NodeId, at: Address) -> Result<FenceOk, CallError> {
         let answer = timeout(SILENT, self.pool.call_node(node, &Request::Fence(at))).await;
         match answer.unwrap_or_else(|_| Err(silent(node)))? {
             Response::Fenced(fenced) => Ok(fenced),

@@ -175,8 +175,8 @@ impl Meta {
         let numbers = (from.0..next.0).take(self.page).map(SegmentNumber);
         let segments = numbers.filter_map(|number| Some((number, self.segment(log, number)?))).collect();
         let trim = self.snapshot.trim(&Key::Trim(log))?;
-        let durability = Level::default();
-        Some(LogView { log, record, durability, trim, first_segment: first, segments })
+        let config = self.snapshot.config(&Key::Config(log))?;
+        Some(LogView { log, record, config, trim, first_segment: first, segments })
     }
 
     pub(crate) fn segment(&self, log: LogId, number: SegmentNumber) -> Option<SegmentView> {

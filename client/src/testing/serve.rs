@@ -177,6 +177,7 @@ impl Inside {
             archived: known.archived.end,
             end: record.state.end().map(|at| at.end),
             settled: record.settled(),
+            loss: record.loss.map(|loss| loss.from),
         });
         let commit = if self.faults.lock().hide_commit { Index(0) } else { mark.commit };
         Some(Mark { commit, ..mark })
@@ -236,7 +237,8 @@ impl Inside {
                 send.write_all_chunks(&mut [Bytes::copy_from_slice(&head), body]).await?;
                 sent += 1;
             }
-            if mark.end.is_some_and(|end| next >= end) && mark.settled {
+            let kept = mark.loss.or(mark.end);
+            if kept.is_some_and(|kept| next >= kept) && (mark.settled || mark.loss.is_some()) {
                 return Ok(());
             }
             changes.changed().await?;

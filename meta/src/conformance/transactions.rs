@@ -92,8 +92,12 @@ async fn open_log(store: &dyn Metadata) -> Vec<(Member, Revision)> {
     for name in ["a", "b", "c"] {
         members.push(register(store, name).await);
     }
-    guarded(store, CreateLog { name: log_name("orders/eu"), log: LOG, durability: Level::Memory }.txn())
-        .await;
+    guarded(
+        store,
+        CreateLog { name: log_name("orders/eu"), log: LOG, durability: Level::Memory, allow_loss: false }
+            .txn(),
+    )
+    .await;
     let read = log_record(store).await;
     guarded(store, TakeOver { log: LOG, read, writer: Nonce(11), holder: "a".to_owned() }.txn()).await;
     let create = CreateOne { level: Level::Memory, ensemble: members.clone(), holder: None };
@@ -134,6 +138,7 @@ pub async fn a_log_lives(subject: &dyn Subject) {
         moved: vec![],
         archived: Index(30),
         recovery: true,
+        allowed_loss: None,
     };
     let create = Some(CreateOne { level: Level::Memory, ensemble: members.clone(), holder: None });
     let read_log = log_record(store).await;
@@ -170,7 +175,7 @@ pub async fn a_deleted_log_goes_step_by_step(subject: &dyn Subject) {
     assert_eq!(read(store, &[Key::Name(name.clone())], &[]).await.records.len(), 0, "the name is free");
     let tombstone = log_record(store).await;
     assert_eq!(tombstone.value, delete.record());
-    let again = CreateLog { name, log: LogId(8), durability: Level::Memory };
+    let again = CreateLog { name, log: LogId(8), durability: Level::Memory, allow_loss: false };
     guarded(store, again.txn()).await;
 
     assert!(delete_tombstone(LOG, &tombstone, &from().await).is_none(), "it has a segment yet");
@@ -187,7 +192,9 @@ pub async fn a_deleted_log_goes_step_by_step(subject: &dyn Subject) {
 /// T0: a name that is taken, or an id that is, creates nothing of a second log.
 pub async fn a_log_is_created_once(subject: &dyn Subject) {
     let store = subject.store();
-    let create = |name: &str, log| CreateLog { name: log_name(name), log, durability: Level::Memory }.txn();
+    let create = |name: &str, log| {
+        CreateLog { name: log_name(name), log, durability: Level::Memory, allow_loss: false }.txn()
+    };
     guarded(store, create("a/b", LOG)).await;
     let before = everything(store).await;
     assert_eq!(commit(store, &create("a/b", LogId(8))).await, TxnOutcome::Refused, "the name is taken");
@@ -208,6 +215,7 @@ pub async fn a_roll_seals_and_creates(subject: &dyn Subject) {
         moved: vec![],
         archived: Index(0),
         recovery: false,
+        allowed_loss: None,
     };
     let create = Some(CreateOne { level: Level::Memory, ensemble: members[1..].to_vec(), holder: None });
     let read = log_record(store).await;
@@ -252,7 +260,11 @@ pub async fn a_life_of_a_buffer_is_taken_by_compare_and_swap(subject: &dyn Subje
 /// Of takeovers that read the same record, one is applied, and its value is in the record.
 pub async fn one_of_racing_transactions_wins(subject: &dyn Subject) {
     let store = subject.store();
-    apply(store, &CreateLog { name: log_name("l"), log: LOG, durability: Level::Memory }.txn()).await;
+    apply(
+        store,
+        &CreateLog { name: log_name("l"), log: LOG, durability: Level::Memory, allow_loss: false }.txn(),
+    )
+    .await;
     for round in 0..10_u128 {
         let read = log_record(store).await;
         let racers: Vec<TakeOver> = (0..8)

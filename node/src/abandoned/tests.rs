@@ -1,11 +1,13 @@
 use super::*;
-use crate::fixture::{Fixture, Running, Writer, eventually};
+use crate::fixture::{Fixture, Running, Writer, applied, eventually};
 use crate::local::free_port;
 use crate::membership::Life;
 use crate::server::Server;
 use piculet_client::Client;
-use piculet_client::{ClientOptions, Offset, ReadOptions, Start};
-use piculet_quorum::ids::{Index, LogName};
+use piculet_client::{ClientOptions, Item, Offset, ReadOptions, Start};
+use piculet_quorum::ids::{Index, LogName, Nonce};
+use piculet_quorum::meta::Loss;
+use piculet_quorum::meta::register::next_life;
 use piculet_quorum::wire::message::{Address, Open};
 use tokio::time::{Instant, sleep};
 
@@ -241,4 +243,61 @@ async fn a_writer_that_still_streams_the_segment_before_has_not_gone() {
     log.lock().replica.close(session, before);
     assert_eq!(found().map(|found| found.segment), Some(writer.number), "now it has gone");
     assert!(core.writer_seen(writer.log, writer.number).unwrap().gone_ms.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_sole_holder_took_with_it_is_given_up_by_those_who_are_left() {
+    let fixture = Fixture::new();
+    let nodes = three(&fixture).await;
+    let mut writer = written(&fixture, &nodes).await;
+    let [a, b, c] = nodes;
+    let mut sessions = Vec::new();
+    for node in [&a, &b, &c] {
+        sessions.push((&*node.core, writer.open(&node.core).await));
+    }
+    writer.append(&sessions, 100);
+    let end = writer.append(&sessions[2..], 100);
+    for (core, session) in sessions {
+        core.logs.get(writer.log).unwrap().lock().replica.close(session, writer.number);
+    }
+    writer.take_over().await;
+    writer.seal_as_takeover(&[(&*c.core, c.life)]).await;
+    // It goes before it has uploaded anything, and comes back without its buffer.
+    let (id, key) = (c.core.id.clone(), Key::Incarnation(c.core.id.clone(), Level::Memory));
+    stop([c]).await;
+    let life = fixture.snapshot().await.incarnation(&key).unwrap();
+    let (_, reborn) = next_life(&id, Level::Memory, Some(&life), Nonce(99));
+    applied(&fixture.meta, &reborn).await;
+
+    let guards = [&a, &b].map(|node| guarded(node, Span::millis(300)));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let segment = Key::Segment(writer.log, writer.number);
+    let record = loop {
+        let record = fixture.snapshot().await.segment(&segment).unwrap().value;
+        if matches!(record.state, SegmentState::Archived(_)) {
+            break record;
+        }
+        assert!(Instant::now() < deadline, "{record:?}");
+        sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(record.loss, Some(Loss { from: Index(1), acknowledged: false }));
+    assert_eq!(record.state.end().map(|at| at.end), Some(end));
+    let row = fixture.snapshot().await.row(writer.log, writer.number).unwrap();
+    let parts: Vec<_> = row.parts.iter().map(|(first, part)| (first.0, part.value.skip)).collect();
+    assert_eq!(parts, [(0, false), (1, true)]);
+    for node in [&a, &b] {
+        eventually("nothing of it is left here", || node.core.arena.used_bytes() == 0).await;
+    }
+
+    let options = ClientOptions::new(a.core.config.advertise.clone(), fixture.identity("app"));
+    let client = Client::connect(options).await.unwrap();
+    let name = LogName::new("log-1").unwrap();
+    let mut reader = client.read(&name, Start::Earliest, ReadOptions::default()).await.unwrap();
+    assert!(matches!(reader.next_item().await, Some(Ok(Item::Entry(entry))) if entry.offset == Offset(0)));
+    let skipped = reader.next_item().await.unwrap().unwrap();
+    assert_eq!(skipped, Item::Skipped { from: Offset(1), to: Offset(2) });
+    assert!(reader.next_item().await.is_none());
+    drop((reader, client));
+    unguarded(guards).await;
+    stop([a, b]).await;
 }

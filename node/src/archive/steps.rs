@@ -1,5 +1,6 @@
 //! The steps of the archiver, each carried out against the metadata and the object store.
 
+use super::skip;
 use super::upload::{Upload, UploadError};
 use crate::core::Core;
 use crate::metrics;
@@ -19,6 +20,8 @@ pub(super) enum Job {
     Mark(Versioned<SegmentRecord>, Index),
     /// Upload a part and record it.
     Upload(Box<Upload>),
+    /// Upload and record the part that stands for what is lost of it.
+    Skip,
 }
 
 impl Job {
@@ -30,6 +33,7 @@ impl Job {
             Self::Mark(read, archived) => {
                 ("to mark a segment archived", mark(core, log, number, &read, archived).await)
             }
+            Self::Skip => return skip::complete(core, log, number).await,
             Self::Upload(upload) => return report(core, log, number, upload.run(core, log, number).await),
         };
         match result {
@@ -45,7 +49,12 @@ impl Job {
     }
 }
 
-fn report(core: &Core, log: LogId, number: SegmentNumber, result: Result<(), UploadError>) -> bool {
+pub(super) fn report(
+    core: &Core,
+    log: LogId,
+    number: SegmentNumber,
+    result: Result<(), UploadError>,
+) -> bool {
     match result {
         Ok(()) => {
             core.meta_health.works();

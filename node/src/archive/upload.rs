@@ -48,6 +48,8 @@ pub(super) enum UploadError {
 impl Upload {
     /// The part that comes next, at most as long as a part should be. Called under the log's lock.
     pub(super) fn plan(core: &Core, local: &LocalSegment, from: Index, to: Index) -> Option<Self> {
+        // Where a loss begins is not always known to whoever says how far to go.
+        let to = local.record.value.kept().map_or(to, |kept| to.min(kept));
         let bytes = core.config.flush.options().bytes.min(PART_BYTES_MAX);
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         let run = local.buffer.read(from, to, bytes).filter(|_| local.row.archived() == from)?;
@@ -69,6 +71,7 @@ impl Upload {
             first,
             before,
             at,
+            skip: false,
         };
         let name = header.name();
         let encoded = encode(header, self.run.pieces.clone()).await?;

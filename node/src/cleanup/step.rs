@@ -87,7 +87,8 @@ pub(super) fn of(log: LogId, snapshot: &Snapshot, now: Timestamp) -> Step {
     let parts = snapshot.records.iter().filter_map(|(key, record)| match (key, &record.value) {
         (Key::Part(of, segment, first), Record::Part(part)) if *of == log && *segment == number => {
             let (end, chain) = (part.at.end, part.at.chain);
-            Some(PartName { log, segment: number, first: *first, end, chain, encoder: part.encoder })
+            let (encoder, skip) = (part.encoder, part.skip);
+            Some(PartName { log, segment: number, first: *first, end, chain, encoder, skip })
         }
         _ => None,
     });

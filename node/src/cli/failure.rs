@@ -32,7 +32,7 @@ pub(super) const EXITS: [(u8, &str, &[&str]); 10] = [
         &["certificate", "protocol-version", "wrong-cluster"],
     ),
     (9, "the outcome is not known: look before trying again", &["unknown-outcome"]),
-    (10, "data is damaged or lost, or copies differ", &["damaged", "lost", "alarm"]),
+    (10, "data is damaged or lost, or copies differ", &["damaged", "lost", "loss-possible", "alarm"]),
     (11, "the nodes are overloaded: try again later", &["overloaded"]),
 ];
 

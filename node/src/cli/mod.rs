@@ -5,6 +5,7 @@ mod certs;
 mod completions;
 mod config;
 mod connect;
+mod declare_lost;
 mod dev;
 mod entry;
 mod failure;
@@ -81,7 +82,7 @@ enum Command {
     /// Make a certificate authority, and certificates for nodes and clients.
     #[command(subcommand)]
     Certs(certs::CertsCommand),
-    /// Create, list, describe, truncate and delete logs.
+    /// Create, list, describe, change, truncate and delete logs.
     #[command(subcommand)]
     Log(log::LogCommand),
     /// Append to a log, from a file or the standard input.
@@ -90,6 +91,8 @@ enum Command {
     Read(read::ReadArgs),
     /// Show how the nodes are.
     Status(status::StatusArgs),
+    /// Declare that a node will never come back with what it held.
+    DeclareLost(declare_lost::DeclareLostArgs),
     /// Try every node: whether it answers, how fast, over which datagrams, and who it is.
     Ping(ping::PingArgs),
     /// Show the version of this program and of what it speaks and writes.
@@ -156,6 +159,7 @@ fn carry_out(command: Command, output: Output) -> Result<(), Failure> {
         Command::Append(args) => on_one_thread(append::run(args, output)),
         Command::Read(args) => on_one_thread(read::run(args, output)),
         Command::Status(args) => on_one_thread(status::run(args, output)),
+        Command::DeclareLost(args) => on_one_thread(declare_lost::run(args, output)),
         Command::Ping(args) => on_one_thread(ping::run(args, output)),
         Command::Version(args) => version::run(&args, output),
         Command::Completions(args) => completions::run(&args),

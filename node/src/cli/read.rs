@@ -1,13 +1,15 @@
 //! `piculet read`.
 
 use super::entry::EntryOut;
+use super::output::say;
 use super::start::{self, From};
 use super::{ConnectArgs, Failure, Output};
 use crate::progress::Progress;
 use clap::Args;
 use futures::FutureExt;
-use piculet_client::{Client, Entry, Offset, ReadOptions};
+use piculet_client::{Client, Entry, Item, Offset, ReadOptions};
 use piculet_quorum::ids::LogName;
+use serde::Serialize;
 use std::io::{self, BufWriter, IsTerminal, Write};
 
 #[derive(Debug, Args)]
@@ -15,7 +17,8 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 Entries are written as they were appended, with nothing between them: what `append` read comes out
 again, byte for byte (`--output raw`, which is the default). With `--output json` each is an object
 on a line of its own, with its offset, timestamp and headers; `append --headers` takes these back.
-Without --follow it ends at the tail: everything acknowledged before the call is read.
+Without --follow it ends at the tail: everything acknowledged before the call is read. Where entries
+may be lost it says so on the standard error, reads on, and ends with code 10.
 
 Examples:
   piculet read orders                            everything, then end
@@ -59,19 +62,26 @@ pub(super) async fn run(args: ReadArgs, output: Output) -> Result<(), Failure> {
     let mut reader = client.read(&args.log, args.from.start(), options).await?;
     let mut bar = Bar::new(&client, &args).await?;
     let mut out = BufWriter::with_capacity(1 << 20, io::stdout().lock());
-    let mut entries = 0;
+    let (mut entries, mut lost) = (0, None);
     while args.limit.is_none_or(|limit| entries < limit) {
-        let next = match reader.next().now_or_never() {
+        let next = match reader.next_item().now_or_never() {
             Some(next) => next,
             None => {
                 // Nothing is here at the moment: whoever follows sees what there is.
                 out.flush()?;
                 bar.progress.set(entries);
-                reader.next().await
+                reader.next_item().await
             }
         };
-        let Some(entry) = next else { break };
-        let entry = entry?;
+        let Some(item) = next else { break };
+        let entry = match item? {
+            Item::Entry(entry) => entry,
+            gap => {
+                out.flush()?;
+                lost = lost.or(tell(&gap, output, &mut out)?);
+                continue;
+            }
+        };
         bar.begin(entry.offset);
         write(&entry, output, args.newline, &mut out)?;
         entries += 1;
@@ -82,7 +92,46 @@ pub(super) async fn run(args: ReadArgs, output: Output) -> Result<(), Failure> {
     out.flush()?;
     bar.progress.done();
     client.close().await;
-    Ok(())
+    match lost {
+        Some(from) => Err(Failure::new(
+            "loss-possible",
+            format!("what there is was read, but entries from offset {from} on may be lost"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Offsets without an entry, as a line among the entries.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Gap {
+    Skipped { from: u64, to: u64 },
+    LossPossible { from: u64, to: u64 },
+}
+
+/// Tells of offsets without an entry. Returns from where on entries may be lost, if they may.
+fn tell(item: &Item, output: Output, out: &mut impl Write) -> io::Result<Option<Offset>> {
+    let (gap, lost) = match item {
+        Item::Entry(_) => return Ok(None),
+        Item::Skipped { from, to } => {
+            say(&format!(
+                "piculet: offsets {from} to {to} have no entries; none there was ever acknowledged"
+            ));
+            (Gap::Skipped { from: from.0, to: to.0 }, None)
+        }
+        Item::LossPossible { from, to } => {
+            say(&format!(
+                "piculet: entries that were acknowledged may be lost from offset {from} on, for too many nodes \
+                 lost their buffers; the log goes on at offset {to}"
+            ));
+            (Gap::LossPossible { from: from.0, to: to.0 }, Some(*from))
+        }
+    };
+    if output == Output::Json {
+        serde_json::to_writer(&mut *out, &gap)?;
+        out.write_all(b"\n")?;
+    }
+    Ok(lost)
 }
 
 /// The bar moves after so many entries, and whenever they are waited for.

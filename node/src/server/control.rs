@@ -123,19 +123,14 @@ async fn view(
         };
         segments.insert(*number, SegmentView { record, archived });
     }
-    let durability = match snapshot.records.get(&keys[1]).map(|record| &record.value) {
-        Some(Record::Config(config)) => config.durability,
-        _ => {
-            return Err(Refusal::Unavailable(format!(
-                "metadata are damaged: log {log} has no config record"
-            )));
-        }
+    let Some(config) = snapshot.config(&keys[1]) else {
+        return Err(Refusal::Unavailable(format!("metadata are damaged: log {log} has no config record")));
     };
     let Some(trim) = snapshot.trim(&keys[2]) else {
         return Err(Refusal::Unavailable(format!("metadata are damaged: log {log} has no trim record")));
     };
     let first_segment = snapshot.first(&keys[3]).map(|first| first.value.first_segment).unwrap_or_default();
-    Ok(Some(Box::new(LogView { log, record, durability, trim, first_segment, segments })))
+    Ok(Some(Box::new(LogView { log, record, config, trim, first_segment, segments })))
 }
 
 /// The record of a log, unless the log has been deleted.
@@ -182,6 +177,8 @@ async fn fence(shared: &Shared, at: &Address) -> Result<FenceOk, Refusal> {
         if core.refresh_log(at.log).await.map_err(refusal)?.is_none() {
             return Err(Refusal::Deleted);
         }
+        // It may be one of the older segments of its log.
+        core.refresh_segment(at.log, at.segment).await.map_err(refusal)?;
         refreshed = true;
     }
 }

@@ -8,7 +8,7 @@ use super::Shared;
 use super::control::{damaged, existing, refusal};
 use crate::cleanup::{TOMBSTONE_GRACE, wall_clock};
 use crate::peers::PeersError;
-use piculet_quorum::ids::{LogId, LogName, Offset, SegmentNumber, Timestamp};
+use piculet_quorum::ids::{Index, LogId, LogName, Offset, SegmentNumber, Timestamp};
 use piculet_quorum::meta::delete::DeleteLog;
 use piculet_quorum::meta::seal::{SealOne, Unsound};
 use piculet_quorum::meta::takeover::TakeOver;
@@ -37,11 +37,11 @@ pub(super) async fn propose(shared: &Shared, proposal: &Proposal) -> Result<Resp
     if let Proposal::Trim(trim) = proposal {
         keys.push(Key::Log(trim.log));
     }
-    let sealed = match proposal {
-        Proposal::Seal(seal) => seal.seal.as_ref(),
-        Proposal::Create(_) | Proposal::TakeOver(_) | Proposal::Trim(_) | Proposal::Delete(_) => None,
-    };
-    let parts = sealed.map(|one| Range::Parts(proposal.log(), one.segment));
+    if let Proposal::Configure(configure) = proposal {
+        keys.push(Key::Log(configure.log));
+    }
+    let rests = proposal.rests_on_parts();
+    let parts = rests.map(|(log, segment, _)| Range::Parts(log, segment));
     let now = meta.read(&keys, parts.as_slice()).await.map_err(refusal)?;
     // What quotes another revision than the current one cannot be checked, and must not be tried: by
     // then the revision that is quoted may be there, with another record.
@@ -66,11 +66,64 @@ pub(super) async fn propose(shared: &Shared, proposal: &Proposal) -> Result<Resp
         Proposal::Trim(trim) => check_trim(shared, trim, &now).await?,
         Proposal::Seal(seal) if seal.read.value.deleted.is_some() => return Err(Refusal::Deleted),
         Proposal::Seal(seal) => seal.check(&now).map_err(unsound)?,
+        Proposal::RecordLoss(loss) if loss.read.value.deleted.is_some() => return Err(Refusal::Deleted),
+        Proposal::RecordLoss(loss) => loss.check(&now).map_err(unsound)?,
+        Proposal::Configure(configure) => {
+            existing(&now, &Key::Log(configure.log)).ok_or(Refusal::Deleted)?;
+            configure.check(&now).map_err(unsound)?;
+        }
+        Proposal::DeclareLost(declare) => declare.check(&now).map_err(unsound)?,
     }
-    if let Some(one) = sealed {
-        check_seal(shared, proposal.log(), one, &now)?;
+    if let Some((log, segment, archived)) = rests {
+        check_archived(log, segment, archived, &now)?;
     }
-    meta.commit(&txn).await.map(Response::Outcome).map_err(refusal)
+    if let Proposal::Seal(seal) = proposal
+        && let Some(one) = &seal.seal
+    {
+        check_chain(shared, seal.log, one)?;
+    }
+    let outcome = meta.commit(&txn).await.map_err(refusal)?;
+    say(proposal, outcome);
+    Ok(Response::Outcome(outcome))
+}
+
+/// What an operator must find in the log of a node.
+fn say(proposal: &Proposal, outcome: TxnOutcome) {
+    if outcome == TxnOutcome::Refused {
+        return;
+    }
+    match proposal {
+        Proposal::Seal(seal) => {
+            if let Some(one) = seal.seal.as_ref().filter(|one| one.allowed_loss.is_some()) {
+                tracing::error!(
+                    log = %seal.log, segment = %one.segment, from = %one.at.end,
+                    "too many members have forgotten a segment: it was sealed at what is left of it, and \
+                     acknowledged entries behind that may be lost, as the log's settings allow"
+                );
+            }
+        }
+        Proposal::RecordLoss(loss) => {
+            let (log, segment, from) = (loss.log, loss.segment, loss.from().unwrap_or_default());
+            if loss.allowed.is_some() {
+                tracing::error!(
+                    %log, %segment, %from,
+                    "too many members have forgotten a segment: acknowledged entries from this index on may be \
+                     lost, as the log's settings allow"
+                );
+            } else {
+                tracing::warn!(
+                    %log, %segment, %from,
+                    "the only holder of a segment's last entries is gone: none of them was ever acknowledged, and \
+                     they are passed over"
+                );
+            }
+        }
+        Proposal::DeclareLost(declare) => {
+            let (node, level, incarnation) = (&declare.node, declare.level, declare.read.value);
+            tracing::warn!(%node, %level, %incarnation, "an operator declared what a node held to be lost");
+        }
+        _ => {}
+    }
 }
 
 /// Checks the time of a deletion: for how long the tombstone stays is counted from it.
@@ -83,13 +136,23 @@ fn check_clock(at: Timestamp, now: Timestamp) -> Result<(), Refusal> {
     Err(Refusal::Invalid(why))
 }
 
-/// Checks a seal against the parts that there are, and against what this node holds itself.
-fn check_seal(shared: &Shared, log: LogId, one: &SealOne, now: &Snapshot) -> Result<(), Refusal> {
-    let archived = now.row(log, one.segment).map_err(|first| damaged(log, one.segment, first))?.archived();
-    if archived < one.archived {
-        let why = format!("segment {} is archived up to {archived}, not {}", one.segment, one.archived);
+/// Checks what a proposal says of a segment against the parts that there are.
+fn check_archived(
+    log: LogId,
+    segment: SegmentNumber,
+    proposed: Index,
+    now: &Snapshot,
+) -> Result<(), Refusal> {
+    let archived = now.row(log, segment).map_err(|first| damaged(log, segment, first))?.archived();
+    if archived < proposed {
+        let why = format!("segment {segment} is archived up to {archived}, not {proposed}");
         return Err(Refusal::Invalid(why));
     }
+    Ok(())
+}
+
+/// Checks a seal against what this node holds itself.
+fn check_chain(shared: &Shared, log: LogId, one: &SealOne) -> Result<(), Refusal> {
     let Some(slot) = shared.core.logs.get(log) else { return Ok(()) };
     let here = slot.lock().segments.get(&one.segment).map(|local| local.buffer.chain_at(one.at.end));
     match here {

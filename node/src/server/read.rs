@@ -157,6 +157,7 @@ impl Seen {
             archived: self.row.archived(),
             end: record.state.end().map(|at| at.end),
             settled: record.settled(),
+            loss: record.loss.map(|loss| loss.from),
         }
     }
 }
@@ -175,6 +176,11 @@ async fn archived(core: &Core, log: LogId, segment: SegmentNumber) -> Result<See
         Refusal::Unavailable(format!("metadata are damaged: part at {first} does not end behind its start"))
     })?;
     Ok(Seen { record, row })
+}
+
+/// Where the entries of a segment end, once that is known: at its end, or where a loss begins.
+fn end_of(mark: &Mark) -> Option<Index> {
+    mark.end.map(|end| mark.loss.map_or(end, |loss| loss.min(end)))
 }
 
 /// One reader's way through a segment.
@@ -215,11 +221,11 @@ impl Reading<'_> {
                 let mark = state.replica.mark(self.segment);
                 let found = match (state.segments.get(&self.segment), mark) {
                     (Some(local), Some(mark)) => {
-                        let tail = mark.end.unwrap_or(Index(u64::MAX)).min(local.buffer.tail());
-                        if self.next < local.buffer.freed() {
-                            Found::Archived
-                        } else if self.next >= tail {
+                        let tail = end_of(&mark).unwrap_or(Index(u64::MAX)).min(local.buffer.tail());
+                        if self.next >= tail {
                             Found::Nothing
+                        } else if self.next < local.buffer.freed() {
+                            Found::Archived
                         } else {
                             let at = local.buffer.floor_boundary(self.next).unwrap_or(self.next);
                             match local.buffer.read(at, tail, DATA_BYTES_TARGET) {
@@ -246,7 +252,7 @@ impl Reading<'_> {
                 }
                 Found::NotHeld => return self.run_archived(send).await,
                 Found::Nothing => {
-                    if mark.is_some_and(|mark| mark.settled && mark.end.is_some_and(|end| self.next >= end)) {
+                    if mark.is_some_and(|mark| self.is_through(&mark)) {
                         return Ok(());
                     }
                     tokio::select! {
@@ -259,13 +265,18 @@ impl Reading<'_> {
         }
     }
 
+    /// Whether everything that will ever be there has been sent.
+    fn is_through(&self, mark: &Mark) -> bool {
+        (mark.settled || mark.loss.is_some()) && end_of(mark).is_some_and(|end| self.next >= end)
+    }
+
     /// Sends what object storage has; for a segment that is not held here that is all there is.
     async fn run_archived(&mut self, send: &mut SendStream) -> Result<(), Ended> {
         loop {
             let seen = archived(&self.shared.core, self.log, self.segment).await?;
             let mark = seen.mark(self.log, self.segment);
             self.tell(send, mark).await?;
-            if mark.settled && mark.end.is_some_and(|end| self.next >= end) {
+            if self.is_through(&mark) {
                 return Ok(());
             }
             if self.next >= mark.archived {
@@ -305,7 +316,12 @@ impl Reading<'_> {
             end: record.value.at.end,
             chain: record.value.at.chain,
             encoder: record.value.encoder,
+            skip: record.value.skip,
         };
+        if name.skip {
+            // Nothing is there to be sent; the mark says so.
+            return Err(Refusal::NotHere.into());
+        }
         let part = self.read_part(name).await?;
         let place = Place { log: self.log, segment: self.segment, epoch };
         while self.next < record.value.at.end {

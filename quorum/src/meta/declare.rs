@@ -3,7 +3,7 @@
 
 use super::seal::Unsound;
 use super::{IncarnationRecord, Key, Record, Snapshot, Txn, Versioned};
-use crate::ids::{Level, NodeId, Nonce, Revision};
+use crate::ids::{Incarnation, Level, NodeId, Nonce, Revision};
 use serde::{Deserialize, Serialize};
 
 /// The end of the current life of one buffer of a node. Should the node come back with that buffer
@@ -14,8 +14,8 @@ pub struct DeclareLost {
     pub node: NodeId,
     /// Which of its buffers.
     pub level: Level,
-    /// The record of that buffer's life as it was read.
-    pub read: Versioned<IncarnationRecord>,
+    /// Its current life as it was read, with the revision of its record.
+    pub read: Versioned<Incarnation>,
     /// A fresh value: the declaration is mine if it is in the record.
     pub nonce: Nonce,
     /// Whether to do it even though the node is registered, and so may well be alive.
@@ -26,7 +26,7 @@ impl DeclareLost {
     /// The record that the declaration makes.
     #[must_use]
     pub fn record(&self) -> IncarnationRecord {
-        IncarnationRecord { incarnation: self.read.value.incarnation.plus(1), nonce: self.nonce }
+        IncarnationRecord { incarnation: self.read.value.plus(1), nonce: self.nonce }
     }
 
     /// The transaction: the life must be the one that was read, and without force the node must not
@@ -45,7 +45,8 @@ impl DeclareLost {
     /// With what is wrong; such a proposal must not be carried out.
     pub fn check(&self, now: &Snapshot) -> Result<(), Unsound> {
         let current = now.incarnation(&Key::Incarnation(self.node.clone(), self.level));
-        if current.is_some_and(|current| current.revision == self.read.revision && current != self.read) {
+        let current = current.filter(|current| current.revision == self.read.revision);
+        if current.is_some_and(|current| current.value.incarnation != self.read.value) {
             return Err(Unsound(format!("the incarnation of node {} is not as proposed", self.node)));
         }
         Ok(())
@@ -55,16 +56,14 @@ impl DeclareLost {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::Incarnation;
 
     #[test]
     fn a_registered_node_is_declared_lost_by_force_only() {
-        let value = IncarnationRecord { incarnation: Incarnation(6), nonce: Nonce(1) };
         let node = NodeId::new("a").expect("a valid name");
         let declare = |force| DeclareLost {
             node: node.clone(),
             level: Level::Memory,
-            read: Versioned { revision: Revision(9), value: value.clone() },
+            read: Versioned { revision: Revision(9), value: Incarnation(6) },
             nonce: Nonce(2),
             force,
         };

@@ -367,9 +367,7 @@ impl Proposal {
             Self::Delete(delete) => log(&delete.read),
             Self::TakeOver(takeover) => log(&takeover.read) && takeover.holder.len() <= HOLDER_BYTES_MAX,
             Self::Configure(configure) => configure.read.revision > Revision(0),
-            Self::DeclareLost(declare) => {
-                declare.read.revision > Revision(0) && declare.read.value.incarnation.0 <= FAR
-            }
+            Self::DeclareLost(declare) => declare.read.revision > Revision(0) && declare.read.value.0 <= FAR,
             Self::RecordLoss(loss) => {
                 let answers = loss.answers.iter().map(|(_, revision, _)| revision);
                 let mut members = loss.moved.iter().map(|(_, revision)| revision).chain(answers);

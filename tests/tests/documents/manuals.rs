@@ -8,8 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Commands whose help is tried. The others start clusters of their own and run for long: `node` and
-/// `dev` are in the README, `demo` and `bench` have targets of their own.
-const COMMANDS: [&str; 21] = [
+/// `dev` are in the README, `declare-lost` wants a node that is gone, `demo` and `bench` have targets of their own.
+const COMMANDS: [&str; 22] = [
     "config",
     "config show",
     "config doc",
@@ -21,6 +21,7 @@ const COMMANDS: [&str; 21] = [
     "log create",
     "log list",
     "log describe",
+    "log set",
     "log delete",
     "log truncate",
     "log tail",

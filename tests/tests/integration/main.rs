@@ -9,6 +9,7 @@ mod failover;
 mod full_buffer;
 mod lifecycle;
 mod logs;
+mod loss;
 mod object_store;
 mod read;
 mod refusals;

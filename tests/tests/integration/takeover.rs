@@ -117,7 +117,7 @@ async fn a_log_is_taken_over_with_one_member_down() {
 }
 
 /// A log with some entries in an open segment that nobody writes to, and nothing of it archived.
-async fn abandoned(stage: &Stage) -> (Client, LogName, Ledger) {
+pub(crate) async fn abandoned(stage: &Stage) -> (Client, LogName, Ledger) {
     let (client, name) = stage.client_and_log().await;
     let writer = client.take_over(&name).await.expect("it is taken over");
     assert_eq!(writer.status().members.len(), 3);
@@ -148,7 +148,7 @@ async fn not_taken(client: &Client, name: &LogName, why: &str) -> Error {
 }
 
 /// Parts are uploaded late: what the nodes hold is all there is.
-fn late_archive() -> Setup {
+pub(crate) fn late_archive() -> Setup {
     Setup { flush_max_interval: Duration::from_secs(600), ..Setup::default() }
 }
 

@@ -1,5 +1,6 @@
 //! Takeovers of real segments on nodes in this process.
 
+mod loss;
 mod open;
 mod recover;
 

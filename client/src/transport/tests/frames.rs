@@ -235,6 +235,7 @@ async fn an_answer_that_is_none_is_an_error() {
             name: piculet_quorum::ids::LogName::new("x").unwrap(),
             log: LogId(1),
             durability: piculet_quorum::ids::Level::Memory,
+            allow_loss: false,
         },
     ));
     let exchange = async { tokio::join!(request(&pair.connection, &long, LONG), reset_next(&pair)) };

@@ -2,7 +2,7 @@
 
 use super::super::entry::rfc3339;
 use super::super::output::Show;
-use piculet_client::LogDescription;
+use piculet_client::{LogDescription, Nodes};
 use piculet_quorum::ids::SegmentNumber;
 use piculet_quorum::meta::{self, SegmentState, SegmentView};
 use serde::Serialize;
@@ -14,6 +14,7 @@ pub(super) struct Described {
     name: String,
     id: String,
     durability: String,
+    allow_loss: bool,
     epoch: u64,
     /// Who writes; none when the last writer has closed or parked.
     holder: Option<String>,
@@ -33,39 +34,62 @@ struct Segment {
     end: Option<u64>,
     archived: u64,
     members: Vec<Member>,
+    /// Who held everything below the end when it was sealed.
+    holders: Option<Vec<String>>,
+    loss: Option<Loss>,
+}
+
+/// What is lost of a segment.
+#[derive(Serialize)]
+struct Loss {
+    /// The first offset that is lost.
+    from: u64,
+    acknowledged: bool,
 }
 
 #[derive(Serialize)]
 struct Member {
     node: String,
     incarnation: u64,
+    /// Whether that life of its buffer lasts.
+    current: bool,
 }
 
 impl Described {
-    pub(super) fn new(log: &LogDescription) -> Self {
+    pub(super) fn new(log: &LogDescription, nodes: &Nodes) -> Self {
         let view = &log.view;
         let record = &view.record.value;
         Self {
             name: record.name.to_string(),
             id: super::id(view.log),
-            durability: view.durability.to_string(),
+            durability: view.durability().to_string(),
+            allow_loss: view.config.value.allow_loss,
             epoch: record.epoch.0,
             holder: record.holder.clone(),
             next_base: record.next_base.0,
             trim_offset: view.trim_offset().0,
             last_timestamp: rfc3339(record.last_timestamp),
-            segments: view.segments.iter().map(|(number, view)| Segment::new(*number, view)).collect(),
+            segments: view.segments.iter().map(|(n, view)| Segment::new(*n, view, nodes)).collect(),
         }
     }
 }
 
 impl Segment {
-    fn new(number: SegmentNumber, view: &SegmentView) -> Self {
+    fn new(number: SegmentNumber, view: &SegmentView, nodes: &Nodes) -> Self {
         let record = &view.record.value;
-        let member = |member: &meta::Member| Member {
-            node: member.node.to_string(),
-            incarnation: member.incarnation.0,
+        let member = |member: &meta::Member| {
+            let now = nodes.get(&member.node).map(|view| view.incarnation(record.level).0);
+            let current = now == Some(member.incarnation);
+            Member { node: member.node.to_string(), incarnation: member.incarnation.0, current }
         };
+        let holders = match &record.state {
+            SegmentState::Sealed(seal) => Some(seal.holders.iter().map(ToString::to_string).collect()),
+            SegmentState::Open | SegmentState::Archived(_) => None,
+        };
+        let loss = record.loss.map(|loss| Loss {
+            from: record.base.0.saturating_add(loss.from.0),
+            acknowledged: loss.acknowledged,
+        });
         Self {
             segment: number.0,
             epoch: record.epoch.0,
@@ -79,6 +103,8 @@ impl Segment {
             end: record.state.end().map(|at| at.end.0),
             archived: view.archived.end.0,
             members: record.ensemble.iter().map(member).collect(),
+            holders,
+            loss,
         }
     }
 }
@@ -88,6 +114,7 @@ impl Show for Described {
         writeln!(out, "name        {}", self.name)?;
         writeln!(out, "id          {}", self.id)?;
         writeln!(out, "durability  {}", self.durability)?;
+        writeln!(out, "allow loss  {}", self.allow_loss)?;
         writeln!(out, "epoch       {}", self.epoch)?;
         writeln!(out, "writer      {}", self.holder.as_deref().unwrap_or("none"))?;
         writeln!(out, "next base   {} (where the next segment starts)", self.next_base)?;
@@ -102,9 +129,16 @@ impl Show for Described {
         for segment in &self.segments {
             let Segment { segment: number, epoch, base, state, archived, .. } = segment;
             let end = segment.end.map_or_else(|| "-".to_owned(), |end| end.to_string());
-            let members: Vec<String> =
-                segment.members.iter().map(|m| format!("{}/{}", m.node, m.incarnation)).collect();
-            let members = members.join(" ");
+            let shown = |member: &Member| {
+                let held = segment.holders.as_ref().is_some_and(|holders| holders.contains(&member.node));
+                let name = format!("{}/{}{}", member.node, member.incarnation, if held { "*" } else { "" });
+                if member.current { name } else { format!("({name})") }
+            };
+            let mut members = segment.members.iter().map(shown).collect::<Vec<_>>().join(" ");
+            if let Some(Loss { from, acknowledged }) = segment.loss {
+                let what = if acknowledged { "entries may be lost" } else { "nothing acknowledged is lost" };
+                members.push_str(&format!("; {what} from offset {from} on"));
+            }
             writeln!(
                 out,
                 "{number:>8} {epoch:>6} {base:>12} {end:>10} {archived:>10}  {state:<9} {members}"

@@ -6,7 +6,7 @@ use super::output::Show;
 use super::{ConnectArgs, Failure, Output};
 use clap::{Args, Subcommand};
 use describe::Described;
-use piculet_client::{Client, Offset};
+use piculet_client::{Client, LogOptions, Offset};
 use piculet_quorum::ids::{LogId, LogName};
 use serde::Serialize;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -24,23 +24,37 @@ A name has 1 to 200 characters from A-Z a-z 0-9 . _ / - and no empty or dot comp
 
 Examples:
   piculet log create orders
-  piculet log create shop/eu/orders")]
-    Create(Named),
+  piculet log create shop/eu/orders
+  piculet log create metrics --allow-loss")]
+    Create(CreateArgs),
     /// List all logs by name.
     #[command(after_help = "\
 Examples:
   piculet log list
   piculet log list --output json | jq -r .name")]
     List(ListArgs),
-    /// Show a log's writer, end and segments.
+    /// Show a log's writer, settings, end and segments.
     #[command(after_help = "\
 `next base` is where the next segment will start: the log's tail, unless the last segment is open.
-Entries are safe in object storage below `archived`; the others are in the memory of the members.
+Entries are safe in object storage below `archived`; the others are with the members. A member in
+(brackets) has forgotten what it held; one with a * held everything below the end when it was sealed.
 
 Examples:
   piculet log describe orders
   piculet log describe orders --output json | jq .segments")]
     Describe(Named),
+    /// Change a log's settings.
+    #[command(after_help = "\
+A log whose writer is gone waits when so many nodes have lost their buffers that entries which were
+acknowledged may be lost. With --allow-loss true it goes on with what is left: its last segment ends
+there, and readers are told from which offset on entries may be missing. The nodes see to it within
+seconds, or whoever opens the log next. Nothing that is left is given up, and what was given up does not
+come back with --allow-loss false.
+
+Examples:
+  piculet log set orders --allow-loss true
+  piculet log set orders --allow-loss false --output json")]
+    Set(SetArgs),
     /// Print a log's tail: the offset that the next entry gets, when nobody appends.
     #[command(after_help = "\
 Every entry acknowledged before the call is before the tail, and can be read.
@@ -67,6 +81,27 @@ Examples:
   piculet log delete orders          asks first
   piculet log delete orders --yes    does not ask: for scripts")]
     Delete(DeleteArgs),
+}
+
+/// A log to be created.
+#[derive(Debug, Args)]
+pub(super) struct CreateArgs {
+    #[command(flatten)]
+    named: Named,
+    /// Go on with what is left when so many nodes have lost their buffers that acknowledged entries
+    /// may be lost, instead of waiting for an operator; see `piculet log set --help`.
+    #[arg(long)]
+    allow_loss: bool,
+}
+
+/// Settings to be changed.
+#[derive(Debug, Args)]
+pub(super) struct SetArgs {
+    #[command(flatten)]
+    named: Named,
+    /// Whether to go on with what is left when acknowledged entries may be lost.
+    #[arg(long, value_name = "true|false", action = clap::ArgAction::Set)]
+    allow_loss: bool,
 }
 
 /// Which entries are given up.
@@ -113,6 +148,13 @@ struct Created {
     id: String,
 }
 
+/// The settings of a log.
+#[derive(Serialize)]
+struct Settings {
+    name: String,
+    allow_loss: bool,
+}
+
 /// Where a log ends.
 #[derive(Serialize)]
 struct Tail {
@@ -143,18 +185,24 @@ struct Listed {
 
 pub(super) async fn run(command: LogCommand, output: Output) -> Result<(), Failure> {
     match command {
-        LogCommand::Create(Named { log, connect }) => {
+        LogCommand::Create(CreateArgs { named: Named { log, connect }, allow_loss }) => {
             let client = connect.connect().await?;
-            let created = client.create_log(&log).await?;
+            let created = client.create_log_with(&log, LogOptions { allow_loss }).await?;
             client.close().await;
             output.show(&Created { name: log.to_string(), id: id(created) })?;
         }
         LogCommand::List(ListArgs { connect }) => list(&connect.connect().await?, output).await?,
         LogCommand::Describe(Named { log, connect }) => {
             let client = connect.connect().await?;
-            let description = client.describe_log(&log).await?;
+            let (description, nodes) = (client.describe_log(&log).await?, client.nodes().await?);
             client.close().await;
-            output.show(&Described::new(&description))?;
+            output.show(&Described::new(&description, &nodes))?;
+        }
+        LogCommand::Set(SetArgs { named: Named { log, connect }, allow_loss }) => {
+            let client = connect.connect().await?;
+            client.set_allow_loss(&log, allow_loss).await?;
+            client.close().await;
+            output.show(&Settings { name: log.to_string(), allow_loss })?;
         }
         LogCommand::Tail(Named { log, connect }) => {
             let client = connect.connect().await?;
@@ -221,6 +269,12 @@ fn id(log: LogId) -> String {
 impl Show for Created {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "created {} (id {})", self.name, self.id)
+    }
+}
+
+impl Show for Settings {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{}: allow loss {}", self.name, self.allow_loss)
     }
 }
 

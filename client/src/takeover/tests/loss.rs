@@ -1,0 +1,204 @@
+//! Logs of which more has been lost than is made up for, or only what was never acknowledged.
+
+use super::{append, held};
+use crate::testing::{Cluster, Faults, node_id, numbered, soon, text};
+use crate::{Client, Error, Item, LogOptions, LogReader, ReadOptions, Start};
+use piculet_quorum::ids::{Epoch, Index, LogName, Offset, SegmentNumber};
+use piculet_quorum::meta::{Key, LogRecord, Loss, Record, Seal, SegmentRecord, SegmentState};
+use std::time::Duration;
+
+const NODES: [&str; 3] = ["a", "b", "c"];
+const ZERO: SegmentNumber = SegmentNumber(0);
+
+async fn reader(client: &Client, name: &LogName, start: Start) -> LogReader {
+    soon(client.read(name, start, ReadOptions::default())).await.unwrap()
+}
+
+/// Everything from there on, with gaps in (brackets).
+async fn items(client: &Client, name: &LogName, start: Start) -> Vec<String> {
+    let mut reader = reader(client, name, start).await;
+    let mut all = Vec::new();
+    while let Some(item) = soon(reader.next_item()).await {
+        all.push(match item.unwrap() {
+            Item::Entry(entry) => text(&entry),
+            Item::Skipped { from, to } => format!("(skipped {from} {to})"),
+            Item::LossPossible { from, to } => format!("(loss possible {from} {to})"),
+        });
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_log_goes_on_with_what_is_left_where_its_settings_allow_that() {
+    let mut cluster = Cluster::start(&NODES);
+    let (client, name) = cluster.client_and_log().await;
+    let writer = soon(client.take_over(&name)).await.unwrap();
+    append(&writer, &numbered("x", 0..5)).await;
+    soon(async {
+        while held(cluster.node("a")) < Index(5) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    drop(writer);
+    for reborn in ["b", "c"] {
+        cluster.start_node(reborn);
+    }
+    let client = cluster.client().await;
+    let first = || {
+        let meta = cluster.shared.meta.lock();
+        meta.segment(meta.log(), ZERO).unwrap()
+    };
+    let before = first();
+    let error = soon(client.take_over(&name)).await.map(drop).unwrap_err();
+    let Error::Lost { segment: ZERO, nodes } = &error else { panic!("{error}") };
+    assert_eq!(nodes[..], [node_id("b"), node_id("c")]);
+    assert_eq!(first(), before, "nothing was changed");
+
+    soon(client.set_allow_loss(&name, true)).await.unwrap();
+    let writer = soon(client.take_over(&name)).await.unwrap();
+    assert_eq!(soon(writer.append("y0")).await.unwrap(), Offset(5));
+    assert_eq!(first().record.value.loss, Some(Loss { from: Index(5), acknowledged: true }));
+    let mut expected = numbered("x", 0..5);
+    expected.extend(["(loss possible 5 5)".to_owned(), "y0".to_owned()]);
+    assert_eq!(items(&client, &name, Start::Earliest).await, expected);
+    assert_eq!(items(&client, &name, Start::Offset(Offset(5))).await, ["y0"], "it begins behind");
+
+    // Who knows nothing of losses is stopped by one, and may go on.
+    let mut plain = reader(&client, &name, Start::Offset(Offset(4))).await;
+    assert_eq!(text(&soon(plain.next()).await.unwrap().unwrap()), "x4");
+    let error = soon(plain.next()).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::LossPossible { from: Offset(5), to: Offset(5) }), "{error}");
+    assert_eq!(text(&soon(plain.next()).await.unwrap().unwrap()), "y0");
+    assert!(soon(plain.next()).await.is_none());
+}
+
+#[tokio::test]
+async fn an_open_of_a_log_that_allows_a_loss_does_not_wait_for_who_forgot() {
+    let mut cluster = Cluster::start(&NODES);
+    let client = cluster.client().await;
+    let name = crate::testing::log_name("metrics");
+    soon(client.create_log_with(&name, LogOptions { allow_loss: true })).await.unwrap();
+    let writer = soon(client.take_over(&name)).await.unwrap();
+    append(&writer, &numbered("x", 0..3)).await;
+    drop((writer, client));
+    for reborn in NODES {
+        cluster.start_node(reborn);
+    }
+    let options =
+        crate::ClientOptions { writer_timeout: Duration::from_millis(300), ..cluster.options(&NODES) };
+    let client = soon(Client::connect(options)).await.unwrap();
+    let writer = soon(client.open(&name)).await.unwrap();
+    assert_eq!(soon(writer.append("y0")).await.unwrap(), Offset(0), "nothing was left of it");
+    assert_eq!(items(&client, &name, Start::Earliest).await, ["(loss possible 0 0)", "y0"]);
+}
+
+/// A log whose sealed segment ends at 8, of which `c` alone held what lies behind 3.
+async fn unsettled(cluster: &Cluster) -> (Client, LogName) {
+    let (client, name) = cluster.client_and_log().await;
+    let writer = soon(client.take_over(&name)).await.unwrap();
+    append(&writer, &numbered("x", 0..3)).await;
+    soon(async {
+        while NODES.iter().any(|node| held(cluster.node(node)) < Index(3)) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    for forgetful in ["a", "b"] {
+        cluster.node(forgetful).set_faults(Faults { forgetful: true, ..Faults::default() });
+    }
+    let appends: Vec<_> = numbered("x", 3..8).iter().map(|payload| writer.append(payload)).collect();
+    soon(async {
+        while held(cluster.node("c")) < Index(8) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    let at = cluster.node("c").stored(ZERO).1;
+    let log = writer.log();
+    drop((appends, writer));
+    let mut meta = cluster.shared.meta.lock();
+    let segment = meta.segment(log, ZERO).unwrap().record.value;
+    let seal = Seal { at, by_epoch: Epoch(2), holders: vec![node_id("c")], settled: false };
+    let segment = SegmentRecord { state: SegmentState::Sealed(seal), ..segment };
+    meta.put(Key::Segment(log, ZERO), Record::Segment(segment));
+    let record = LogRecord {
+        epoch: Epoch(2),
+        holder: None,
+        next_base: Offset(8),
+        chain: at.chain,
+        ..meta.record(log).value
+    };
+    meta.put(Key::Log(log), Record::Log(record));
+    drop(meta);
+    cluster.shared.changed();
+    (client, name)
+}
+
+#[tokio::test]
+async fn what_a_sole_holder_took_with_it_was_never_acknowledged_and_is_passed_over() {
+    let mut cluster = Cluster::start(&NODES);
+    let (client, name) = unsettled(&cluster).await;
+    let log = cluster.shared.meta.lock().log();
+    assert!(!soon(client.record_loss(log, ZERO)).await.unwrap(), "its holder is there");
+    cluster.start_node("c");
+    let client = {
+        drop(client);
+        cluster.client().await
+    };
+    cluster.shared.meta.lock().lose_answers = 1;
+    soon(client.record_loss(log, ZERO)).await.unwrap();
+    let record = cluster.shared.meta.lock().segment(log, ZERO).unwrap().record.value;
+    assert_eq!(record.loss, Some(Loss { from: Index(3), acknowledged: false }));
+    assert!(!record.settled());
+    assert!(!soon(client.record_loss(log, ZERO)).await.unwrap(), "there is nothing more to lose");
+    // Members that were fenced for it never show what they may still be sent.
+    let (batches, end) = cluster.node("a").stored(ZERO);
+    assert_eq!(end.end, Index(3));
+    cluster.shared.meta.lock().archive(ZERO, batches, end);
+    cluster.shared.changed();
+    let mut expected = numbered("x", 0..3);
+    expected.push("(skipped 3 8)".to_owned());
+    assert_eq!(items(&client, &name, Start::Earliest).await, expected);
+    assert_eq!(items(&client, &name, Start::Offset(Offset(5))).await, ["(skipped 5 8)"]);
+    assert_eq!(soon(client.check_tail(&name)).await.unwrap(), Offset(8));
+    let mut plain = reader(&client, &name, Start::Earliest).await;
+    for expected in numbered("x", 0..3) {
+        assert_eq!(text(&soon(plain.next()).await.unwrap().unwrap()), expected);
+    }
+    assert!(soon(plain.next()).await.is_none(), "it is no failure");
+}
+
+#[tokio::test]
+async fn a_loss_waits_for_every_member_that_is_left() {
+    let mut cluster = Cluster::start(&NODES);
+    let (client, _) = unsettled(&cluster).await;
+    let log = cluster.shared.meta.lock().log();
+    drop(client);
+    cluster.start_node("c");
+    let client = cluster.client().await;
+    cluster.node("b").set_faults(Faults { mute: true, ..Faults::default() });
+    let error = soon(client.record_loss(log, ZERO)).await.unwrap_err();
+    assert!(matches!(error, Error::TakeOver(_)), "{error}");
+    // One more that has forgotten makes it more than was never acknowledged.
+    cluster.start_node("b");
+    let client = cluster.client().await;
+    let error = soon(client.record_loss(log, ZERO)).await.unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error}");
+    assert_eq!(cluster.shared.meta.lock().segment(log, ZERO).unwrap().record.value.loss, None);
+}
+
+#[tokio::test]
+async fn a_node_is_declared_lost_when_it_is_not_registered_or_by_force() {
+    let cluster = Cluster::start(&NODES);
+    let client = cluster.client().await;
+    let (b, level) = (node_id("b"), piculet_quorum::ids::Level::Memory);
+    let error = soon(client.declare_lost(&b, level, false)).await.unwrap_err();
+    assert!(error.to_string().contains("registered"), "{error}");
+    assert_eq!(soon(client.declare_lost(&b, level, true)).await.unwrap().0, 2);
+    cluster.shared.meta.lock().stop_node(&b);
+    cluster.shared.meta.lock().lose_answers = 1;
+    assert_eq!(soon(client.declare_lost(&b, level, false)).await.unwrap().0, 3, "once, however often sent");
+    let error = soon(client.declare_lost(&node_id("z"), level, true)).await.unwrap_err();
+    assert!(error.to_string().contains("no node named z"), "{error}");
+}
