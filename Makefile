@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix ci bench ready
+.PHONY: help setup demo test model check fix ci bench ready
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
@@ -21,6 +21,9 @@ test: ready ## Run all tests, with real etcd, a real S3 server and real node pro
 	cargo build --workspace --locked
 	cargo test --workspace --locked
 
+model: ## Try everything that can happen to one log, and every missing guard, within larger bounds than in CI
+	PICULET_MODEL=deep cargo test --release --locked -p piculet-quorum --features mutations --test model
+
 check: ## Check format and lints; changes nothing
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -29,9 +32,10 @@ fix: ## Format, and apply the lints' own suggestions
 	cargo clippy --workspace --all-targets --locked --fix --allow-dirty --allow-staged
 	cargo fmt --all
 
-ci: ready ## What continuous integration runs: check, test, demo
+ci: ready ## What continuous integration runs: check, test, model, demo
 	$(MAKE) check
 	$(MAKE) test
+	cargo test --release --locked -p piculet-quorum --features mutations --test model
 	$(MAKE) demo FILE= MIB=64
 
 bench: ready ## Run the benchmarks on this machine

@@ -11,6 +11,7 @@
 
 use crate::ids::{Incarnation, Index, NodeId, SegmentNumber};
 use crate::meta::{SegmentEnd, SegmentRecord};
+use crate::mutation::{Mutation, on};
 use crate::quorums;
 use crate::wire::frame::Mark;
 use std::collections::BTreeMap;
@@ -95,6 +96,9 @@ impl Cursor {
         {
             *writer_tail = (*writer_tail).max(mark.writer_tail);
             visible = visible.max(mark.commit);
+            if on(Mutation::ReaderTrustsOneTail) {
+                visible = visible.max(mark.writer_tail);
+            }
         }
         self.raise(visible);
     }
@@ -134,7 +138,7 @@ impl Cursor {
     fn learn_end(&mut self, end: Option<Index>, settled: bool, loss: Option<Index>) {
         let Some(end) = end else { return };
         self.end = Some(end);
-        self.settled |= settled;
+        self.settled |= settled || on(Mutation::ReaderTrustsUnsettled);
         if let Some(loss) = loss.filter(|loss| self.loss.is_none_or(|known| *loss < known)) {
             // It is below what was settled only when the log's settings allow that.
             (self.loss, self.settled) = (Some(loss), settled);

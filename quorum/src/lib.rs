@@ -17,6 +17,7 @@ pub mod ids;
 pub mod limits;
 pub mod liveness;
 pub mod meta;
+pub mod mutation;
 pub mod outcome;
 pub mod producers;
 pub mod quorums;

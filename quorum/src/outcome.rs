@@ -3,6 +3,7 @@
 
 use crate::ids::{Epoch, Index, SegmentNumber};
 use crate::meta::LogView;
+use crate::mutation::{Mutation, on};
 
 /// What a read of the metadata tells of one segment of a writer that was replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,7 +68,8 @@ impl Fate {
         }
         // A loss comes first: what is lost counts as archived in the end, and was not appended.
         let end = record.kept();
-        let settled = end.filter(|_| record.settled()).unwrap_or_default();
+        let settled = record.settled() || on(Mutation::OutcomeUnsettled);
+        let settled = end.filter(|_| settled).unwrap_or_default();
         let archived = end.map_or(seen.archived.end, |end| seen.archived.end.min(end));
         Self::Recorded { appended: settled.max(archived), end }
     }

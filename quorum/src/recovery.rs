@@ -12,6 +12,7 @@ use crate::ids::{Chain, Epoch, Index, LogId, NodeId, Revision, SegmentNumber};
 use crate::limits::{ACK_QUORUM, RECOVERY_GRACE, RECOVERY_SILENCE};
 use crate::meta::seal::SealOne;
 use crate::meta::{SegmentEnd, SegmentRecord, Versioned};
+use crate::mutation::{Mutation, on};
 use crate::quorums::{self, Fenced};
 use crate::time::{Span, Time};
 use crate::wire::message::{Address, FenceOk, NodeView, Refusal};
@@ -361,8 +362,9 @@ impl Recovery {
         if self.check_next(&fenced) {
             return;
         }
+        let holds = |f: &FenceOk| if on(Mutation::HoldersByTail) { f.tail } else { f.held };
         let holders: Vec<&NodeId> =
-            fenced.iter().filter(|(_, f)| f.held >= end.end).map(|(n, _)| n).collect();
+            fenced.iter().filter(|(_, f)| holds(f) >= end.end).map(|(n, _)| n).collect();
         if holders.len() >= ACK_QUORUM || self.archived.end == end.end {
             return self.publish(end, &holders);
         }
@@ -418,8 +420,18 @@ impl Recovery {
 
     /// R4: the largest tail of those who answered, or what is archived.
     fn decide_on(&mut self, fenced: &[(NodeId, FenceOk)]) {
-        let longest = fenced.iter().map(|(_, fenced)| fenced).max_by_key(|fenced| fenced.tail);
-        let end = match longest.filter(|longest| longest.tail >= self.archived.end) {
+        let mut tails: Vec<&FenceOk> = fenced.iter().map(|(_, fenced)| fenced).collect();
+        tails.sort_by_key(|fenced| fenced.tail);
+        let longest = if on(Mutation::SmallestTail) {
+            tails.first().copied()
+        } else if on(Mutation::SecondTail) {
+            tails.iter().rev().nth(1).copied()
+        } else {
+            tails.last().copied()
+        };
+        let end = match longest
+            .filter(|longest| longest.tail >= self.archived.end || on(Mutation::EndsBelowArchive))
+        {
             Some(FenceOk { tail, chain, last_timestamp, .. }) => {
                 SegmentEnd { end: *tail, chain: *chain, last_timestamp: *last_timestamp }
             }
@@ -461,7 +473,11 @@ impl Recovery {
         let level = self.record.value.level;
         let revision = |node: &NodeId| self.nodes.get(node).map(|view| view.incarnation(level).1);
         let with = |node: &NodeId| revision(node).map(|revision: Revision| (node.clone(), revision));
-        let moved = self.members_that(|state| *state == MemberState::Moved);
+        let moved = self.members_that(|state| match state {
+            MemberState::Asked | MemberState::Silent(_) => on(Mutation::SilentIsGone),
+            MemberState::Fenced(_) => false,
+            MemberState::Moved => true,
+        });
         self.outcome = Some(RecoveryOutcome::Seal(Box::new(SealOne {
             segment: self.number,
             read: self.record.clone(),

@@ -9,6 +9,7 @@ use super::seal::Unsound;
 use super::{Key, LogRecord, Loss, Record, Seal, SegmentRecord, SegmentState, Snapshot, Txn, Versioned};
 use crate::ids::{Index, LogId, NodeId, Revision, SegmentNumber};
 use crate::limits::ACK_QUORUM;
+use crate::mutation::{Mutation, on};
 use crate::quorums::fence_quorum;
 use serde::{Deserialize, Serialize};
 
@@ -111,7 +112,7 @@ impl RecordLoss {
         let SegmentState::Sealed(seal) = &self.record.value.state else {
             return fail(format!("segment {number} is not sealed, or is archived"));
         };
-        if self.read.value.epoch <= self.record.value.epoch {
+        if self.read.value.epoch <= self.record.value.epoch && !on(Mutation::LossInOwnEpoch) {
             return fail(format!("the writer of segment {number} may still append to it"));
         }
         if seal.holders.iter().any(|holder| self.moved.iter().all(|(node, _)| node != holder)) {

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::ids::{Index, Level, LogId, NodeId, Revision, SegmentNumber};
 use crate::limits::{ACK_QUORUM, MEMBERS_MAX};
+use crate::mutation::{Mutation, on};
 use crate::quorums::fence_quorum;
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +71,7 @@ impl SealOne {
     pub fn settled(&self) -> bool {
         let holders = self.holders.len();
         holders >= ACK_QUORUM
+            || (on(Mutation::OneCopySettles) && holders > 0)
             || self.archived == self.at.end
             || holders + self.moved.len() == self.read.value.ensemble.len()
     }
@@ -120,17 +122,24 @@ impl SealSegment {
     #[must_use]
     pub fn txn(&self) -> Txn {
         let (log, created) = self.records();
-        let mut txn = Txn::default().when(Key::Log(self.log), self.read.revision);
+        let roll = self.seal.as_ref().is_some_and(|seal| !seal.recovery);
+        let mut txn = Txn::default();
+        if !(on(Mutation::SealsBlindly) || on(Mutation::RollsBlindly) && roll) {
+            txn = txn.when(Key::Log(self.log), self.read.revision);
+        }
         txn = txn.put(Key::Log(self.log), Record::Log(log));
         if let Some(seal) = &self.seal {
             let key = Key::Segment(self.log, seal.segment);
-            txn = txn.when(key.clone(), seal.read.revision);
+            if !on(Mutation::SealsBlindly) {
+                txn = txn.when(key.clone(), seal.read.revision);
+            }
             txn = txn.put(key, Record::Segment(seal.record(self.read.value.epoch)));
             if seal.archived == seal.at.end {
                 // Nothing is left to upload, so the election of the uploader goes too.
                 txn.writes.push(Write::Delete(Key::Flush(self.log, seal.segment)));
             }
-            for (node, revision) in seal.holders.iter().chain(&seal.moved) {
+            let counted = seal.holders.iter().chain(&seal.moved);
+            for (node, revision) in counted.filter(|_| !on(Mutation::HoldersUnguarded)) {
                 txn = txn.when(Key::Incarnation(node.clone(), seal.read.value.level), *revision);
             }
             if seal.recovery {
@@ -211,7 +220,7 @@ impl SealSegment {
         if seal.recovery == (seal.read.value.epoch == self.read.value.epoch) {
             return fail(format!("segment {number} is sealed as the wrong kind: recovery {}", seal.recovery));
         }
-        if seal.at.end < seal.archived {
+        if seal.at.end < seal.archived && !on(Mutation::EndsBelowArchive) {
             return fail(format!("end {} is below what is archived, {}", seal.at.end, seal.archived));
         }
         if seal.holders.is_empty() && seal.at.end > seal.archived {
@@ -236,7 +245,7 @@ impl SealSegment {
                 };
                 let wrong = incarnation_of(node, *revision)
                     .is_some_and(|current| (current != member.incarnation) != moved);
-                if wrong {
+                if wrong && !on(Mutation::SilentIsGone) {
                     return fail(format!("node {node} is counted wrongly: reborn {moved}"));
                 }
             }

@@ -3,6 +3,7 @@
 use super::{Held, Replica, Unanswered};
 use crate::batch::{BatchEnd, BatchHeader};
 use crate::ids::{Chain, Index, Level, SegmentNumber};
+use crate::mutation::{Mutation, on};
 use crate::wire::frame::Ack;
 use crate::wire::message::{Open, Opened, Refusal};
 
@@ -44,8 +45,11 @@ impl Replica {
     /// # Errors
     /// With a refusal, or when the metadata must be read first.
     pub fn open(&mut self, open: &Open) -> Result<(Session, Opened), Unanswered> {
-        self.check_addressed(open.at.incarnation)?;
-        if open.at.epoch < self.fence_epoch {
+        if !on(Mutation::AmnesiacAppends) {
+            self.check_addressed(open.at.incarnation)?;
+        }
+        let stale = on(Mutation::StaleRepairsCount) && open.repair;
+        if open.at.epoch < self.fence_epoch && !stale {
             return Err(Refusal::Fenced { epoch: self.fence_epoch }.into());
         }
         if open.at.epoch > self.known_epoch {
@@ -114,10 +118,10 @@ impl Replica {
         let repair = held.appender.is_some_and(|(_, repair)| repair);
         held.marks.tail = header.end();
         held.at_tail = end;
-        if !repair {
+        if !repair || on(Mutation::StaleRepairsCount) {
             held.written = header.end();
         }
-        if held.record.level == Level::Memory {
+        if held.record.level == Level::Memory || on(Mutation::CountsUnsynced) {
             held.persisted(header.end());
         }
         Ok(())
@@ -170,7 +174,10 @@ impl Replica {
     /// What the node holds, for the stream that may append.
     #[must_use]
     pub fn ack(&self, session: Session, number: SegmentNumber) -> Option<Ack> {
-        let held = self.appendable(session, number).ok()?;
+        let held = match self.segments.get(&number) {
+            Some(held) if on(Mutation::AcksAfterFence) => held,
+            _ => self.appendable(session, number).ok()?,
+        };
         let place = self.place(number)?;
         Some(Ack { place, incarnation: self.incarnation, tail: held.marks.tail, held: held.marks.held })
     }

@@ -2,6 +2,7 @@
 
 use super::{Replica, Unanswered};
 use crate::ids::Epoch;
+use crate::mutation::{Mutation, on};
 use crate::wire::message::{Address, FenceOk, Refusal};
 
 impl Replica {
@@ -16,7 +17,9 @@ impl Replica {
     /// With a refusal, when the epoch is older than one that fenced here already, or the buffer
     /// addressed is gone; or when the metadata must be read first.
     pub fn fence(&mut self, at: &Address) -> Result<FenceOk, Unanswered> {
-        self.check_addressed(at.incarnation)?;
+        if !on(Mutation::AmnesiacFences) {
+            self.check_addressed(at.incarnation)?;
+        }
         if at.epoch < self.fence_epoch {
             return Err(Refusal::Fenced { epoch: self.fence_epoch }.into());
         }
@@ -24,12 +27,14 @@ impl Replica {
             return Err(Unanswered::NeedMetadata);
         }
         let held = self.held(at.segment)?;
-        if held.record.epoch >= at.epoch {
+        if held.record.epoch >= at.epoch && !on(Mutation::LossInOwnEpoch) {
             let why = format!("segment {} is of epoch {}, not an older one", at.segment, held.record.epoch);
             return Err(Refusal::Invalid(why).into());
         }
         let (marks, at_tail) = (held.marks, held.at_tail);
-        self.raise_fence(at.epoch);
+        if !on(Mutation::TailUnfenced) {
+            self.raise_fence(at.epoch);
+        }
         Ok(FenceOk {
             tail: marks.tail,
             held: marks.held,

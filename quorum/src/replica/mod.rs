@@ -15,6 +15,7 @@ use crate::batch::{BatchEnd, Place};
 use crate::glossary::Marks;
 use crate::ids::{Epoch, Incarnation, Index, LogId, NodeId, SegmentNumber};
 use crate::meta::{SegmentEnd, SegmentRecord, SegmentState};
+use crate::mutation::{Mutation, on};
 use crate::wire::frame::Mark;
 use crate::wire::message::Refusal;
 use std::collections::{BTreeMap, BTreeSet};
@@ -115,7 +116,7 @@ impl Replica {
             node,
             incarnation,
             log,
-            fence_epoch,
+            fence_epoch: if on(Mutation::FenceNotKept) { Epoch(0) } else { fence_epoch },
             known_epoch: Epoch(0),
             segments: BTreeMap::new(),
             dropped: BTreeSet::new(),
@@ -138,7 +139,7 @@ impl Replica {
         record: &SegmentRecord,
         archived: SegmentEnd,
     ) -> Learned {
-        if record.member(&self.node) != Some(self.incarnation) {
+        if record.member(&self.node) != Some(self.incarnation) && !self.amnesiac(record) {
             return Learned::NotMine;
         }
         self.learn_log(record.epoch);
@@ -228,6 +229,9 @@ impl Replica {
     }
 
     fn remember_dropped(&mut self, number: SegmentNumber) {
+        if on(Mutation::FenceDropped) {
+            self.fence_epoch = Epoch(0);
+        }
         self.dropped.insert(number);
         if self.dropped.len() > DROPPED_MAX {
             self.dropped.pop_first();
@@ -307,6 +311,8 @@ impl Replica {
         let held = self.segments.get(&number)?;
         Some(match (&held.record.state, held.record.kept()) {
             _ if held.contradicted => held.archived.end,
+            (SegmentState::Open, _) if on(Mutation::UploadsUncommitted) => held.marks.held,
+            (SegmentState::Sealed(_), Some(kept)) if on(Mutation::UploadsOwnTail) => kept,
             (SegmentState::Sealed(_), Some(kept)) if held.marks.held >= kept => kept,
             (SegmentState::Sealed(_), Some(kept)) => held.marks.commit.min(kept),
             (SegmentState::Archived(_), _) => held.archived.end,
@@ -316,6 +322,12 @@ impl Replica {
 
     fn held(&mut self, number: SegmentNumber) -> Result<&mut Held, Unanswered> {
         self.segments.get_mut(&number).ok_or(Unanswered::NeedMetadata)
+    }
+
+    /// A guard that is missing: a buffer that speaks for what an earlier life of it held.
+    fn amnesiac(&self, record: &SegmentRecord) -> bool {
+        let speaks = on(Mutation::AmnesiacAppends) || on(Mutation::AmnesiacFences);
+        speaks && record.member(&self.node).is_some()
     }
 
     /// The log has not been deleted, which is so for every life of a buffer, and whoever asks means

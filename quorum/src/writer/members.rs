@@ -5,6 +5,7 @@ use crate::batch::BatchEnd;
 use crate::ids::{Incarnation, Index, NodeId, Offset, SegmentNumber};
 use crate::limits::{ACK_QUORUM, MEMBERS_MAX};
 use crate::meta::{SegmentEnd, SegmentRecord, Versioned};
+use crate::mutation::{Mutation, on};
 use crate::quorums;
 use crate::time::{Span, Time};
 use std::collections::{BTreeMap, VecDeque};
@@ -228,7 +229,8 @@ impl Segment {
     /// Gives out no further index here.
     pub(super) fn freeze(&mut self) -> SegmentEnd {
         let BatchEnd { chain, last_timestamp } = self.at_assigned;
-        *self.end.get_or_insert(SegmentEnd { end: self.assigned, chain, last_timestamp })
+        let end = if on(Mutation::SealsUndrained) { self.commit } else { self.assigned };
+        *self.end.get_or_insert(SegmentEnd { end, chain, last_timestamp })
     }
 
     pub(super) fn member(&mut self, node: &NodeId) -> Option<&mut MemberState> {
@@ -296,7 +298,8 @@ impl Segment {
         // What a reborn member has acknowledged in its earlier life is gone.
         let living = self.members.iter().filter(|member| member.lost != Some(Lost::Reborn));
         let acked = quorums::committed(living.map(|member| member.held));
-        let settled = if self.sealed == Some(true) { self.end.map(|at| at.end) } else { None };
+        let settled = self.sealed == Some(true) || on(Mutation::AcksUnsettled) && self.sealed.is_some();
+        let settled = if settled { self.end.map(|at| at.end) } else { None };
         let commit = acked.max(self.archived).max(settled.unwrap_or_default()).max(self.commit);
         assert!(commit <= self.assigned, "commit {commit} beyond what was given out, {}", self.assigned);
         let raised = commit > self.commit;
@@ -343,7 +346,10 @@ impl Segment {
             others.into_iter().all(|member| member.lost.is_some())
         };
         let holders = self.holders().count();
-        holders >= ACK_QUORUM || self.archived == self.assigned || (holders > 0 && others_lost())
+        on(Mutation::SealsUndrained)
+            || holders >= ACK_QUORUM
+            || self.archived == self.assigned
+            || (holders > 0 && others_lost())
     }
 
     /// Whether fewer members than wanted take part.

@@ -14,6 +14,7 @@ use crate::ids::{NodeId, Revision, SegmentNumber};
 use crate::limits::{ACK_QUORUM, MEMBERS_MAX};
 use crate::meta::seal::{CreateOne, SealOne, SealSegment};
 use crate::meta::{LogView, Member, SegmentRecord, TxnOutcome, Versioned};
+use crate::mutation::{Mutation, on};
 use crate::time::Time;
 use crate::wire::message::Proposal;
 
@@ -232,12 +233,24 @@ impl Writer {
     /// A transaction whose outcome is unknown is repeated as it is, until the records show one
     /// outcome or the other; anything else is asked for again.
     pub(super) fn meta_failed(&mut self, now: Time, proposed: bool) {
+        if on(Mutation::GoesOnAfterSeal) && proposed {
+            return self.forget_seal();
+        }
         let later = Some(now.after(RETRY));
         match &mut self.roll {
             Roll::Reading { again } | Roll::Checking { again } => *again = later,
             Roll::Proposing { again, .. } if proposed => *again = later,
             Roll::Proposing { .. } | Roll::No | Roll::Draining { .. } | Roll::Parked | Roll::Closed => {}
         }
+    }
+
+    /// A guard that is missing: the segment whose seal may yet land is written on.
+    fn forget_seal(&mut self) {
+        self.segments.retain(|segment| segment.record.is_some());
+        if let Some(newest) = self.segments.back_mut() {
+            newest.end = None;
+        }
+        self.roll = Roll::No;
     }
 
     pub(super) fn roll_deadline(&self) -> Option<Time> {
@@ -270,7 +283,8 @@ impl Writer {
     /// What the metadata show of the log: whether it is still mine, and whether a proposal landed.
     pub(super) fn view_arrived(&mut self, now: Time, view: &LogView) {
         let record = &view.record.value;
-        if record.writer != self.record.value.writer || record.epoch != self.record.value.epoch {
+        let mine = record.writer == self.record.value.writer && record.epoch == self.record.value.epoch;
+        if !mine && !on(Mutation::TakesOthersSuccess) {
             let deleted = record.deleted.is_some();
             return self.stop(if deleted { WriterEvent::Deleted } else { WriterEvent::Fenced(record.epoch) });
         }
