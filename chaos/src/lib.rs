@@ -14,6 +14,7 @@ mod clients;
 pub mod history;
 pub mod kill;
 mod random;
+pub mod sim;
 mod site;
 
 use std::fmt::Display;

@@ -1,14 +1,15 @@
 //! A client that writes: drives the real writer, and appends at random.
 
-use crate::client::Stage;
-use crate::events::{Batch, ClientIx, Conn, Down, Event, Meta, MetaAnswer, NodeIx, Up};
-use crate::node::chain_over;
-use crate::outcomes::LeftOpen;
-use crate::store::LOG;
-use crate::world::{MS, World};
+use super::client::Stage;
+use super::events::{Batch, ClientIx, Conn, Down, Event, Meta, MetaAnswer, NodeIx, Up};
+use super::node::chain_over;
+use super::outcomes::LeftOpen;
+use super::store::LOG;
+use super::world::{MS, World};
 use piculet_quorum::batch::{BatchEnd, BatchHeader};
 use piculet_quorum::glossary::Marks;
 use piculet_quorum::ids::{Index, Offset, SegmentNumber, Timestamp};
+use piculet_quorum::outcome::Outcome;
 use piculet_quorum::time::Time;
 use piculet_quorum::wire::message::{Address, Open};
 use piculet_quorum::writer::{AssignError, Assigned, MetaReply, MetaRequest, Transmit, Writer, WriterEvent};
@@ -233,7 +234,7 @@ impl World {
         let left = appender.open.drain(..).map(|(offset, segment, batch)| {
             let at = batch.header.first;
             let sent = sent.iter().any(|s| s.segment == segment && s.from <= at && at < s.to);
-            LeftOpen { epoch, segment, batch, offset, decided: (!sent).then_some(false) }
+            LeftOpen { epoch, segment, batch, offset, decided: (!sent).then_some(Outcome::NotAppended) }
         });
         let left: Vec<_> = left.collect();
         self.left_open(left);

@@ -1,0 +1,283 @@
+//! How a node's process starts and ends, what it syncs, and what it learns from its watch.
+
+use super::events::{Event, Known, NodeIx};
+use super::node::{Node, batch_end};
+use super::rest::Rest;
+use super::schedule::Hazard;
+use super::store::{LOG, Records};
+use super::upload::Uploads;
+use super::world::{MS, World};
+use piculet_quorum::ids::{Index, Level, Nonce, Revision, SegmentNumber};
+use piculet_quorum::meta::register::next_life;
+use piculet_quorum::meta::{
+    IncarnationRecord, Key, LeaseId, NodeRecord, NodeState, Record, SegmentRecord, Txn, Versioned, Write,
+};
+use piculet_quorum::replica::{Learned, Replica};
+
+impl Node {
+    /// The process is gone. What is at rest stays.
+    pub(crate) fn stop(&mut self) {
+        self.up = false;
+        self.paused = false;
+        self.rereading = false;
+        self.backlog.clear();
+        self.conns.clear();
+        self.stalled.clear();
+        self.sessions.clear();
+        self.unsynced.clear();
+        self.uploads = Uploads::default();
+        self.rest.process_ends();
+    }
+
+    /// The buffer is gone.
+    pub(crate) fn forget(&mut self, level: Level) {
+        self.forgot = true;
+        self.rest = Rest::new(level);
+    }
+
+    /// A new process takes up what an earlier one has left in this life of the buffer.
+    fn take_up(&mut self) {
+        self.rest.replayed();
+        let (incarnation, fence) = (self.incarnation, self.rest.fence());
+        self.replica = Replica::resumed(self.id.clone(), incarnation, LOG, fence);
+        self.replica.learn_log(self.mirror.log().value.epoch);
+        let left: Vec<SegmentNumber> = self.rest.runs.keys().copied().collect();
+        for number in left {
+            let Some(record) = self.mirror.segment(number) else {
+                self.rest.remove(number);
+                continue;
+            };
+            let archived = self.mirror.archived(number, &record.value);
+            let kept = self.rest.runs[&number].kept();
+            let learned = self.replica.restore(number, &record.value, archived, &kept);
+            self.learned(number, &record.value, learned);
+        }
+    }
+
+    pub(crate) fn learn(&mut self, known: &Known) {
+        self.replica.learn_log(known.epoch);
+        for (number, record, archived) in &known.segments {
+            let learned = self.replica.learn_segment(*number, record, *archived);
+            self.learned(*number, record, learned);
+        }
+        for number in &known.gone {
+            self.replica.drop_segment(*number);
+            self.rest.remove(*number);
+        }
+    }
+
+    fn learned(&mut self, number: SegmentNumber, record: &SegmentRecord, learned: Learned) {
+        match learned {
+            Learned::NotMine => {}
+            Learned::FreeBelow(index) => {
+                self.rest.create(number, batch_end(&record.start()));
+                self.rest.free_below(number, index);
+            }
+            Learned::Drop => self.rest.remove(number),
+        }
+    }
+}
+
+impl World {
+    /// A node's process starts: it takes a new life of its buffer, or shows that it lost nothing.
+    /// A transaction whose outcome it did not learn is repeated as it is.
+    pub(crate) fn node_returns(&mut self, at: NodeIx) {
+        if self.store.away {
+            return self.schedule(50 * MS, Event::NodeUp { node: at });
+        }
+        let key = Key::Incarnation(self.nodes[at].id.clone(), self.level);
+        let read = self.store.now.snapshot([key.clone()]).incarnation(&key);
+        let mine = |nonce: Nonce| read.as_ref().is_some_and(|read| read.value.nonce == nonce);
+        if let Some((_, incarnation, _)) = self.nodes[at].starting.take_if(|(nonce, ..)| mine(*nonce)) {
+            return self.node_is_up(at, incarnation);
+        }
+        if self.nodes[at].starting.is_none() {
+            let nonce = Nonce(u128::from(self.fresh_id()));
+            let node = &mut self.nodes[at];
+            let (incarnation, txn) = if node.forgot {
+                next_life(&node.id, self.level, read.as_ref(), nonce)
+            } else {
+                let Versioned { revision, value } = read.expect("it has lived before");
+                assert_eq!(value.incarnation, node.incarnation, "I9: another life has been taken");
+                let record = Record::Incarnation(IncarnationRecord { nonce, ..value });
+                (node.incarnation, Txn::default().when(key.clone(), revision).put(key, record))
+            };
+            node.starting = Some((nonce, incarnation, txn));
+        }
+        let (_, _, txn) = self.nodes[at].starting.clone().expect("just made");
+        let untold = self.strikes(Hazard::StartUntold);
+        let delay = if untold { self.rng.between(MS, 300 * MS) } else { self.rng.between(MS, 5 * MS) };
+        self.schedule(delay, Event::StartLands { txn });
+        let again = if untold { 100 * MS } else { delay };
+        self.schedule(again, Event::NodeUp { node: at });
+    }
+
+    pub(crate) fn start_lands(&mut self, txn: &Txn) {
+        if !self.store.away {
+            self.apply(txn);
+        }
+    }
+
+    fn node_is_up(&mut self, at: NodeIx, incarnation: piculet_quorum::ids::Incarnation) {
+        let lease = LeaseId(self.fresh_id() as i64);
+        let node = &mut self.nodes[at];
+        node.mirror = self.store.now.clone();
+        node.watch_at = 0;
+        node.lease = lease;
+        node.incarnation = incarnation;
+        node.forgot = false;
+        node.up = true;
+        node.life += 1;
+        node.take_up();
+        self.register(at);
+    }
+
+    /// A node that has no lease, or lost it, takes one and shows itself.
+    fn register(&mut self, at: NodeIx) {
+        let node = &self.nodes[at];
+        let key = Key::Node(node.id.clone());
+        let record = NodeRecord {
+            incarnations: [(self.level, node.incarnation)].into(),
+            addresses: vec![node.id.as_str().to_owned()],
+            admin: String::new(),
+            state: NodeState::Active,
+            version: String::new(),
+        };
+        let mut txn = Txn::default().when(key.clone(), self.store.now.revision_of(&key));
+        txn.writes.push(Write::PutLeased(key, Record::Node(record), node.lease));
+        self.apply(&txn);
+    }
+
+    /// The lease of a process that is gone ends some time later.
+    pub(crate) fn lease_expires_later(&mut self, at: NodeIx) {
+        let (delay, lease) = (self.rng.between(MS, 600 * MS), self.nodes[at].lease);
+        self.schedule(delay, Event::LeaseExpires { lease });
+    }
+
+    pub(crate) fn node_resumes(&mut self, at: NodeIx) {
+        self.nodes[at].paused = false;
+        for event in std::mem::take(&mut self.nodes[at].backlog) {
+            self.happen(event);
+        }
+    }
+
+    pub(crate) fn node_tick(&mut self, at: NodeIx) {
+        let period = self.rng.between(10 * MS, 30 * MS);
+        self.schedule(period, Event::NodeTick { node: at });
+        if !self.nodes[at].up || self.nodes[at].paused || self.store.away {
+            return;
+        }
+        if self.store.now.revision_of(&Key::Node(self.nodes[at].id.clone())) == Revision(0)
+            && self.rng.chance(300)
+        {
+            self.nodes[at].lease = LeaseId(self.fresh_id() as i64);
+            self.register(at);
+        }
+        let to = self.store.now.at;
+        if self.nodes[at].mirror.at < to && !self.nodes[at].rereading {
+            let late = if self.strikes(Hazard::WatchLate) { 1_200 * MS } else { 3 * MS };
+            let (delay, life) = (self.rng.between(100, late), self.nodes[at].life);
+            // A watch tells in order.
+            let due = (self.now + delay).max(self.nodes[at].watch_at + 1);
+            self.nodes[at].watch_at = due;
+            self.schedule(due - self.now, Event::Watched { node: at, life, to });
+        }
+        if self.nodes[at].stalled_until <= self.now {
+            self.upload_what_is_due(at);
+        }
+    }
+
+    /// The watch brings what has changed, or says that it must start over.
+    pub(crate) fn node_watched(&mut self, at: NodeIx, life: u64, to: u64) {
+        if self.nodes[at].life != life || !self.nodes[at].up || self.nodes[at].rereading {
+            return;
+        }
+        let mut mirror = std::mem::take(&mut self.nodes[at].mirror);
+        let goes_on = self.store.watch(&mut mirror, to);
+        self.nodes[at].mirror = mirror;
+        if goes_on {
+            return self.node_learns(at);
+        }
+        self.run.rereads += 1;
+        self.nodes[at].rereading = true;
+        let (records, delay) = (self.store.now.clone(), self.rng.between(MS, 40 * MS));
+        self.schedule(delay, Event::Reread { node: at, life, records });
+    }
+
+    pub(crate) fn node_reread(&mut self, at: NodeIx, life: u64, records: Records) {
+        if self.nodes[at].life == life && self.nodes[at].up {
+            self.nodes[at].rereading = false;
+            self.nodes[at].mirror = records;
+            self.node_learns(at);
+        }
+    }
+
+    /// A node learns from its watch.
+    fn node_learns(&mut self, at: NodeIx) {
+        let node = &self.nodes[at];
+        let known = node.mirror.known(node.replica.segments(), self.store.first_unarchived);
+        self.learn(at, &known);
+    }
+
+    /// A node reads what it cannot wait for.
+    pub(crate) fn learn_now(&mut self, at: NodeIx) {
+        let held = self.nodes[at].replica.segments();
+        let known = self.store.now.known(held, self.store.first_unarchived);
+        self.learn(at, &known);
+    }
+
+    fn learn(&mut self, at: NodeIx, known: &Known) {
+        self.nodes[at].learn(known);
+        let mut told = Vec::new();
+        for (number, _, archived) in &known.segments {
+            let streams = self.nodes[at].sessions.keys().filter(|(_, of)| of == number);
+            told.extend(streams.map(|(conn, _)| (*conn, *number, archived.end)));
+        }
+        for (conn, number, archived) in told {
+            self.tell_archived(conn, number, archived);
+        }
+    }
+
+    fn tell_archived(&mut self, conn: u64, number: SegmentNumber, archived: Index) {
+        self.send_down(conn, super::events::Down::Archived(number, archived));
+    }
+
+    /// Begins a sync unless one is under way.
+    pub(crate) fn start_sync(&mut self, at: NodeIx) {
+        let count = self.nodes[at].rest.unsynced();
+        if count == 0 || self.nodes[at].rest.syncing {
+            return;
+        }
+        self.nodes[at].rest.syncing = true;
+        let slow = if self.strikes(Hazard::SyncSlow) { 150 * MS } else { 3 * MS };
+        let (delay, life) = (self.rng.between(200, slow), self.nodes[at].life);
+        self.schedule(delay, Event::Synced { node: at, life, count });
+    }
+
+    /// A sync has ended: what is held grows, and answers that waited for it leave.
+    pub(crate) fn node_synced(&mut self, at: NodeIx, life: u64, count: usize) {
+        if self.nodes[at].life != life || !self.nodes[at].up {
+            return;
+        }
+        let node = &mut self.nodes[at];
+        node.rest.syncing = false;
+        node.rest.synced(count);
+        let segments: Vec<SegmentNumber> = node.replica.segments().collect();
+        for number in segments {
+            if let Some(held) = node.rest.held(number) {
+                node.replica.persisted(number, held);
+            }
+        }
+        let acks: Vec<_> = node.sessions.keys().copied().collect();
+        for (conn, number) in acks {
+            self.ack_soon(at, conn, number);
+        }
+        let synced = self.nodes[at].rest.synced_to();
+        while let Some((_, caller, id, due)) =
+            self.nodes[at].unsynced.pop_front_if(|(written_to, ..)| *written_to <= synced)
+        {
+            self.give_answer(at, caller, id, due);
+        }
+        self.start_sync(at);
+    }
+}
