@@ -228,13 +228,20 @@ impl World {
 
     /// An append was acknowledged to its application.
     pub(crate) fn acked(&mut self, first: Offset, number: SegmentNumber, batch: &Batch) {
-        let record = self.store.now.segment(number).expect("what is acknowledged lies in a segment").value;
-        assert_eq!(first, Offset::of(record.base, batch.header.first), "the offset of an append");
-        if let Some(at) = record.state.end() {
-            assert!(batch.header.end() <= at.end, "I1: acknowledged beyond the end of segment {number}");
+        let base = first.0 - batch.header.first.0;
+        if let Some(record) = self.store.now.segment(number).map(|segment| segment.value) {
+            assert_eq!(base, record.base.0, "the offset of an append in segment {number}");
+            let end = record.state.end().map(|at| at.end);
+            assert!(
+                end.is_none_or(|end| batch.header.end() <= end),
+                "I1: acknowledged beyond the end of segment {number}"
+            );
+        } else {
+            let deleted = number < self.store.now.first().value.first_segment;
+            assert!(deleted, "I1: acknowledged in segment {number}, which has no record");
         }
         for (index, content) in batch.entries() {
-            let offset = record.base.0 + index;
+            let offset = base + index;
             let stored = self.truth.stored.get(&(number, Index(index)));
             assert_eq!(stored, Some(&content), "I1: acknowledged offset {offset} is something else");
             let known = *self.truth.acked.entry(offset).or_insert(content);
@@ -274,7 +281,7 @@ impl World {
     fn check_marks(&mut self) {
         for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.up) {
             let life = (at, node.incarnation);
-            let fence = node.replica.fence_epoch();
+            let fence = node.rest.fence_at_rest();
             let before = self.truth.fences.insert(life, fence);
             assert!(before.is_none_or(|before| before <= fence), "I7: a fence was forgotten");
             for number in node.replica.segments() {

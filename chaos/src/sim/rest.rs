@@ -116,6 +116,15 @@ impl Rest {
         self.fence
     }
 
+    /// The fence as a crash of the machine would leave it.
+    pub(crate) fn fence_at_rest(&self) -> Epoch {
+        let oldest = self.unsynced.iter().find_map(|unsynced| match unsynced {
+            Unsynced::Fence(before) => Some(*before),
+            _ => None,
+        });
+        oldest.unwrap_or(self.fence)
+    }
+
     /// How much of a segment is at rest.
     pub(crate) fn held(&self, number: SegmentNumber) -> Option<Index> {
         let run = self.runs.get(&number)?;

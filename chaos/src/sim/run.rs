@@ -98,7 +98,9 @@ pub fn trace(seed: u64, say: &mut dyn FnMut(&str)) -> Result<String, Failure> {
 /// that breaks it in the same way, and its last events.
 pub fn run(options: &SimOptions, say: &mut dyn FnMut(&str)) -> Result<String, Failure> {
     let start = Instant::now();
-    let seeds: Vec<u64> = KEPT_SEEDS.into_iter().chain((0..options.seeds).map(|at| options.first + at)).collect();
+    let wanted = options.first..options.first.saturating_add(options.seeds);
+    let kept = KEPT_SEEDS.into_iter().filter(|_| options.seeds > 1);
+    let seeds: Vec<u64> = kept.chain(wanted).collect();
     let (next, failed) = (AtomicUsize::new(0), AtomicU64::new(u64::MAX));
     let sum = Mutex::new(Tally::default());
     std::thread::scope(|scope| {

@@ -234,7 +234,9 @@ impl World {
             self.run.events += 1;
             assert!(self.run.events < EVENTS_MAX, "liveness: too many events, something spins");
             (at, &event).hash(&mut self.trace);
-            if let Some(recorder) = &mut self.recorder {
+            if let Some(recorder) = &mut self.recorder
+                && !routine(&event)
+            {
                 let line = format!("{:>9.3} ms {event:?}", (at - START) as f64 / MS as f64);
                 recorder(line.chars().take(SHOWN_CHARS).collect());
             }
@@ -323,6 +325,13 @@ impl World {
             Event::Verdict => unreachable!("judged where events are taken"),
         }
     }
+}
+
+/// What happens all the time and changes little is not shown.
+fn routine(event: &Event) -> bool {
+    matches!(event, Event::NodeTick { .. } | Event::ReaderTick { .. } | Event::Verdict)
+        || matches!(event, Event::Call { caller: Caller::Reader(_), .. })
+        || matches!(event, Event::Answered { caller: Caller::Reader(_), .. })
 }
 
 /// The node whose process handles the event.
