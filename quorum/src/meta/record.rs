@@ -56,7 +56,7 @@ pub struct ClusterRecord {
 pub const RECORD_FORMAT: u32 = 1;
 
 /// One buffer's current life. Changed by compare-and-swap at every start; never deleted.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct IncarnationRecord {
     /// Which life it is.
     pub incarnation: Incarnation,
