@@ -220,14 +220,17 @@ impl World {
         }
     }
 
-    /// Calls a node. The answer may never come: then the call fails after a while.
+    /// Calls a node. The answer may never come: then the call fails after a while, for those who wait
+    /// for it.
     pub(crate) fn call(&mut self, caller: Caller, node: NodeIx, rpc: Rpc, patience: u64) -> u64 {
         let id = self.fresh_id();
         if !self.strikes(Hazard::CallLost) {
             let delay = self.delay(node);
             self.schedule(delay, Event::Call { caller, id, node, rpc, informed: false });
         }
-        self.schedule(patience, Event::Answered { caller, id, answer: Answer::Failed });
+        if let Caller::Client(_) = caller {
+            self.schedule(patience, Event::Answered { caller, id, answer: Answer::Failed });
+        }
         id
     }
 

@@ -285,6 +285,7 @@ pub(crate) enum Event {
     ObjectsReturn,
     NodeUp {
         node: NodeIx,
+        boot: u64,
     },
     NodeResumes {
         node: NodeIx,

@@ -108,13 +108,23 @@ impl World {
         self.lease_expires_later(at);
         self.nodes[at].stop();
         self.break_links_of(at);
-        self.schedule(down.max(MS), Event::NodeUp { node: at });
+        self.starts_later(at, down);
+    }
+
+    fn starts_later(&mut self, node: NodeIx, down: u64) {
+        let boot = self.nodes[node].boot;
+        self.schedule(down.max(MS), Event::NodeUp { node, boot });
     }
 
     fn kill_node(&mut self, at: NodeIx, down: u64) {
         if self.nodes[at].up {
             self.run.kills += 1;
             self.stop_node(at, down);
+        } else if self.nodes[at].mine.is_some() {
+            // In the middle of its start.
+            self.run.killed_starts += 1;
+            self.nodes[at].stop();
+            self.starts_later(at, down);
         }
     }
 

@@ -7,10 +7,10 @@ use super::schedule::Hazard;
 use super::store::{LOG, Records};
 use super::upload::Uploads;
 use super::world::{MS, World};
-use piculet_quorum::ids::{Index, Level, Nonce, Revision, SegmentNumber};
-use piculet_quorum::meta::register::next_life;
+use piculet_quorum::ids::{Incarnation, Index, Level, Nonce, Revision, SegmentNumber};
+use piculet_quorum::meta::register::{Start, swap_life};
 use piculet_quorum::meta::{
-    IncarnationRecord, Key, LeaseId, NodeRecord, NodeState, Record, SegmentRecord, Txn, Versioned, Write,
+    IncarnationRecord, Key, LeaseId, NodeRecord, NodeState, Record, SegmentRecord, Txn, Write,
 };
 use piculet_quorum::replica::{Learned, Replica};
 
@@ -18,6 +18,8 @@ impl Node {
     /// The process is gone. What is at rest stays.
     pub(crate) fn stop(&mut self) {
         self.up = false;
+        self.boot += 1;
+        self.mine = None;
         self.paused = false;
         self.rereading = false;
         self.backlog.clear();
@@ -32,6 +34,7 @@ impl Node {
     /// The buffer is gone.
     pub(crate) fn forget(&mut self, level: Level) {
         self.forgot = true;
+        self.start = Start::default();
         self.rest = Rest::new(level);
     }
 
@@ -79,37 +82,50 @@ impl Node {
 }
 
 impl World {
-    /// A node's process starts: it takes a new life of its buffer, or shows that it lost nothing.
-    /// A transaction whose outcome it did not learn is repeated as it is.
-    pub(crate) fn node_returns(&mut self, at: NodeIx) {
+    /// A node's process starts, or goes on starting: it completes the swap of its incarnation record
+    /// that an earlier process began, then makes its own, and serves once the record shows that.
+    pub(crate) fn node_returns(&mut self, at: NodeIx, boot: u64) {
+        if self.nodes[at].boot != boot || self.nodes[at].up {
+            return;
+        }
         if self.store.away {
-            return self.schedule(50 * MS, Event::NodeUp { node: at });
+            return self.schedule(50 * MS, Event::NodeUp { node: at, boot });
         }
         let key = Key::Incarnation(self.nodes[at].id.clone(), self.level);
         let read = self.store.now.snapshot([key.clone()]).incarnation(&key);
-        let mine = |nonce: Nonce| read.as_ref().is_some_and(|read| read.value.nonce == nonce);
-        if let Some((_, incarnation, _)) = self.nodes[at].starting.take_if(|(nonce, ..)| mine(*nonce)) {
-            return self.node_is_up(at, incarnation);
+        let shown = read.as_ref().map(|read| read.value);
+        if let Some(mine) = self.nodes[at].mine.take_if(|mine| Some(*mine) == shown) {
+            return self.node_is_up(at, mine);
         }
-        if self.nodes[at].starting.is_none() {
-            let nonce = Nonce(u128::from(self.fresh_id()));
-            let node = &mut self.nodes[at];
-            let (incarnation, txn) = if node.forgot {
-                next_life(&node.id, self.level, read.as_ref(), nonce)
-            } else {
-                let Versioned { revision, value } = read.expect("it has lived before");
-                assert_eq!(value.incarnation, node.incarnation, "I9: another life has been taken");
-                let record = Record::Incarnation(IncarnationRecord { nonce, ..value });
-                (node.incarnation, Txn::default().when(key.clone(), revision).put(key, record))
-            };
-            node.starting = Some((nonce, incarnation, txn));
-        }
-        let (_, _, txn) = self.nodes[at].starting.clone().expect("just made");
+        let life = match self.nodes[at].start.unfinished(shown.as_ref()) {
+            Some(begun) => begun,
+            None => self.begin_swap(at, shown.as_ref()),
+        };
+        let txn = swap_life(&self.nodes[at].id, self.level, read.as_ref(), life);
         let untold = self.strikes(Hazard::StartUntold);
         let delay = if untold { self.rng.between(MS, 300 * MS) } else { self.rng.between(MS, 5 * MS) };
-        self.schedule(delay, Event::StartLands { txn });
+        if !self.strikes(Hazard::StartLost) {
+            self.schedule(delay, Event::StartLands { txn });
+        }
         let again = if untold { 100 * MS } else { delay };
-        self.schedule(again, Event::NodeUp { node: at });
+        self.schedule(again, Event::NodeUp { node: at, boot });
+    }
+
+    /// The swap of this start: noted at rest before it is sent.
+    fn begin_swap(&mut self, at: NodeIx, shown: Option<&IncarnationRecord>) -> IncarnationRecord {
+        let nonce = Nonce(u128::from(self.fresh_id()));
+        let node = &mut self.nodes[at];
+        let keep = node.start.may_keep(shown);
+        assert!(keep || node.start.adopted.is_none(), "I9: {} discards a whole buffer", node.id);
+        if node.start.has_landed(shown) {
+            node.start.adopted = node.start.begun;
+        }
+        let incarnation = shown.map_or(Incarnation(0), |shown| shown.incarnation);
+        let life =
+            IncarnationRecord { incarnation: if keep { incarnation } else { incarnation.plus(1) }, nonce };
+        node.start.begun = Some(life);
+        node.mine = Some(life);
+        life
     }
 
     pub(crate) fn start_lands(&mut self, txn: &Txn) {
@@ -118,13 +134,14 @@ impl World {
         }
     }
 
-    fn node_is_up(&mut self, at: NodeIx, incarnation: piculet_quorum::ids::Incarnation) {
+    fn node_is_up(&mut self, at: NodeIx, life: IncarnationRecord) {
         let lease = LeaseId(self.fresh_id() as i64);
         let node = &mut self.nodes[at];
         node.mirror = self.store.now.clone();
         node.watch_at = 0;
         node.lease = lease;
-        node.incarnation = incarnation;
+        node.incarnation = life.incarnation;
+        node.start = Start { adopted: Some(life), ..Start::default() };
         node.forgot = false;
         node.up = true;
         node.life += 1;

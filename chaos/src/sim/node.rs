@@ -7,8 +7,9 @@ use super::store::{LOG, Records};
 use super::upload::Uploads;
 use super::world::{MS, World};
 use piculet_quorum::batch::BatchEnd;
-use piculet_quorum::ids::{Chain, Incarnation, Level, NodeId, Nonce, SegmentNumber};
-use piculet_quorum::meta::{LeaseId, SegmentEnd, Txn};
+use piculet_quorum::ids::{Chain, Incarnation, Level, NodeId, SegmentNumber};
+use piculet_quorum::meta::register::Start;
+use piculet_quorum::meta::{IncarnationRecord, LeaseId, SegmentEnd};
 use piculet_quorum::replica::{Admission, ChainAt, Replica, Session, Unanswered};
 use piculet_quorum::wire::message::{Address, Open, Refusal};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -37,8 +38,12 @@ pub(crate) struct Node {
     /// Whether it reads all metadata anew.
     pub(crate) rereading: bool,
     pub(crate) lease: LeaseId,
-    /// The transaction of its start, while its outcome is unknown, with the life that it makes.
-    pub(crate) starting: Option<(Nonce, Incarnation, Txn)>,
+    /// What its directory says of its life.
+    pub(crate) start: Start,
+    /// The life that the process which starts has begun.
+    pub(crate) mine: Option<IncarnationRecord>,
+    /// Counts the processes, those included that never served.
+    pub(crate) boot: u64,
     pub(crate) sessions: BTreeMap<(Conn, SegmentNumber), Session>,
     pub(crate) conns: BTreeSet<Conn>,
     /// Streams whose next frame waits for metadata, with the frames behind it.
@@ -76,7 +81,9 @@ impl Node {
             watch_at: 0,
             rereading: false,
             lease: LeaseId(0),
-            starting: None,
+            start: Start::default(),
+            mine: None,
+            boot: 0,
             sessions: BTreeMap::new(),
             conns: BTreeSet::new(),
             stalled: BTreeMap::new(),

@@ -63,10 +63,10 @@ impl World {
         let number = self.readers[at].number;
         let Some(from) = self.readers[at].cursor.as_ref().map(Cursor::next) else { return };
         for node in 0..self.nodes.len() {
-            if self.rng.chance(600) {
+            if self.rng.chance(400) {
                 self.reader_calls(at, node, Rpc::Marks(number));
             }
-            if self.rng.chance(400) {
+            if self.rng.chance(300) {
                 self.reader_calls(at, node, Rpc::Read(number, from));
             }
         }

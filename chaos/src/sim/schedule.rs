@@ -133,6 +133,8 @@ hazards! {
     SyncSlow = 40,
     /// The answer to the transaction of a node's start is lost.
     StartUntold = 150,
+    /// The transaction of a node's start is lost.
+    StartLost = 80,
     /// The deletion of a trimmed segment lands late.
     TrimLate = 150,
 }

@@ -33,6 +33,7 @@ tally! {
     rolls: "rolls",
     parks: "idle logs parked",
     kills: "processes killed",
+    killed_starts: "processes killed while they started",
     crashes: "buffers lost",
     power_cuts: "machines crashed at level disk",
     unsynced_losses: "unsynced operations lost",

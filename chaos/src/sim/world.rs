@@ -48,7 +48,8 @@ pub(crate) type Recorder = Box<dyn FnMut(String)>;
 pub(crate) struct World {
     pub(crate) now: u64,
     sequence: u64,
-    queue: BTreeMap<(u64, u64), Event>,
+    /// Boxed, for they are large and the queue moves them about.
+    queue: BTreeMap<(u64, u64), Box<Event>>,
     pub(crate) rng: Rng,
     /// The level of the log.
     pub(crate) level: Level,
@@ -126,7 +127,7 @@ impl World {
             let id = NodeId::new(format!("n{at}")).expect("a valid name");
             let capacity = self.rng.between(60, 400) as usize;
             self.nodes.push(Node::new(id, self.level, capacity));
-            self.schedule(0, Event::NodeUp { node: at });
+            self.schedule(0, Event::NodeUp { node: at, boot: 0 });
             self.schedule(at as u64, Event::NodeTick { node: at });
         }
         self.start_client();
@@ -162,7 +163,7 @@ impl World {
 
     fn schedule_at(&mut self, at: u64, event: Event) {
         self.sequence += 1;
-        self.queue.insert((at, self.sequence), event);
+        self.queue.insert((at, self.sequence), Box::new(event));
     }
 
     /// How long a message takes: mostly short, sometimes long, longer to and from a slow node.
@@ -233,7 +234,7 @@ impl World {
             assert!(at <= HEAL_END, "liveness: {}", self.unfinished());
             self.run.events += 1;
             assert!(self.run.events < EVENTS_MAX, "liveness: too many events, something spins");
-            (at, &event).hash(&mut self.trace);
+            (at, &*event).hash(&mut self.trace);
             if let Some(recorder) = &mut self.recorder
                 && !routine(&event)
             {
@@ -243,7 +244,7 @@ impl World {
             if self.lost(&event) {
                 continue;
             }
-            if matches!(event, Event::Verdict) {
+            if matches!(*event, Event::Verdict) {
                 if self.finished() {
                     self.check_outcomes();
                     break;
@@ -252,7 +253,7 @@ impl World {
                 continue;
             }
             let reads_only = caller_of(&event).is_some_and(|caller| matches!(caller, Caller::Reader(_)));
-            self.happen(event);
+            self.happen(*event);
             if !reads_only {
                 self.check();
             }
@@ -317,7 +318,7 @@ impl World {
             Event::IsolationEnds { node } => self.nodes[node].isolated = false,
             Event::MetaReturns => self.store.away = false,
             Event::ObjectsReturn => self.faults.objects_away = false,
-            Event::NodeUp { node } => self.node_returns(node),
+            Event::NodeUp { node, boot } => self.node_returns(node, boot),
             Event::NodeResumes { node } => self.node_resumes(node),
             Event::ClientResumes { client } => self.client_resumes(client),
             Event::Heal => self.heal(),
