@@ -163,7 +163,7 @@ impl Archive {
 /// Whether waiting is out of place: the node is about to stop, or its buffer is more than three
 /// quarters full.
 fn urgent(core: &Core) -> bool {
-    core.draining() || core.arena.used_bytes() > core.arena.capacity_bytes() / 4 * 3
+    core.draining() || core.arena().used_bytes() > core.arena().capacity_bytes() / 4 * 3
 }
 
 /// Whether a segment needs no look: it is open, and everything in it is archived.

@@ -9,7 +9,7 @@ use piculet_meta::{MetaError, Metadata};
 use piculet_quorum::ids::{Incarnation, Level, NodeId, Nonce};
 use piculet_quorum::meta::{LeaseId, Member, StoreRevision};
 use piculet_quorum::time::Time;
-use piculet_storage::{Arena, Objects};
+use piculet_storage::{Arena, Buffer, Objects};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,8 +34,8 @@ pub struct Core {
     pub objects: Objects,
     /// Whether the object store answers.
     pub store_health: Health,
-    /// The memory buffer.
-    pub arena: Arc<Arena>,
+    /// The buffer of level `memory`.
+    pub buffer: Arc<Buffer>,
     /// Every log that it holds something of.
     pub logs: Logs,
     /// Told when the archiver should look before its time.
@@ -103,7 +103,7 @@ impl Core {
         memory: Incarnation,
         meta: Arc<dyn Metadata>,
         objects: Objects,
-        arena: Arc<Arena>,
+        buffer: Arc<Buffer>,
     ) -> Self {
         Self {
             id: config.name.clone(),
@@ -114,7 +114,7 @@ impl Core {
             meta_health: Health::new("metadata store"),
             objects,
             store_health: Health::new("object store"),
-            arena,
+            buffer,
             logs: Logs::default(),
             archive_now: Notify::new(),
             cleanup: cleanup::Queue::default(),
@@ -136,6 +136,12 @@ impl Core {
     #[must_use]
     pub fn incarnations(&self) -> BTreeMap<Level, Incarnation> {
         BTreeMap::from([(Level::Memory, self.memory)])
+    }
+
+    /// The memory that entries lie in.
+    #[must_use]
+    pub fn arena(&self) -> &Arena {
+        self.buffer.arena()
     }
 
     /// Whether the node is about to stop: it takes no new segments.

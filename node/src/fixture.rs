@@ -26,7 +26,7 @@ use piculet_quorum::meta::trim::TrimLog;
 use piculet_quorum::meta::{Key, Range, SegmentEnd, SegmentState, Snapshot, Txn, TxnOutcome};
 use piculet_quorum::replica::Session;
 use piculet_quorum::wire::message::{Address, Open};
-use piculet_storage::{Arena, Objects};
+use piculet_storage::{Found, Objects};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -94,12 +94,14 @@ impl Fixture {
     }
 
     pub(crate) async fn core_with(&self, config: NodeConfig, meta: Arc<dyn Metadata>) -> (Arc<Core>, Life) {
-        let arena = Arena::open(&config.buffer.memory.dir, &config.arena()).unwrap();
         let cluster = membership::join_cluster(&*meta).await.unwrap();
+        let mut found = Found::memory(&config.buffer.memory.dir, &config.arena(), cluster).unwrap();
         let life = membership::next_life(&*meta, &config.name).await.unwrap();
+        found.begin_swap(life.incarnation, life.nonce).unwrap();
+        let (buffer, _) = found.adopt(false).unwrap();
         let objects = Objects::open(&config.store, cluster, &config.s3()).unwrap();
         objects.probe().await.unwrap();
-        (Arc::new(Core::new(config, cluster, life.incarnation, meta, objects, arena)), life)
+        (Arc::new(Core::new(config, cluster, life.incarnation, meta, objects, buffer)), life)
     }
 
     /// What a node identifies itself with, by a CA that all nodes of the fixture share.
@@ -221,7 +223,7 @@ impl Writer {
         let local = state.segments.get_mut(&self.number).expect("it was opened");
         local.buffer.begin(header).expect("there is room");
         local.buffer.fill(body);
-        local.buffer.publish(end);
+        local.buffer.publish(end, false);
         state.replica.stored(session, self.number, header, end).expect("it was admitted");
     }
 

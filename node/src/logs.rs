@@ -208,7 +208,7 @@ impl LocalSegment {
         let start = record.value.start();
         let before = BatchEnd { chain: start.chain, last_timestamp: start.last_timestamp };
         Self {
-            buffer: SegmentBuffer::new(Arc::clone(&core.arena), place, Index(0), before),
+            buffer: core.buffer.segment(place, Index(0), before),
             record,
             row: PartRow::default(),
             uploader: None,
@@ -273,7 +273,7 @@ impl LogState {
 
     fn learn_deleted(&mut self, at: StoreRevision) {
         self.replica.learn_deleted();
-        self.segments.clear();
+        std::mem::take(&mut self.segments).into_values().for_each(|local| local.buffer.remove());
         self.gone.clear();
         self.deleted_at = self.deleted_at.max(Some(at));
     }
@@ -289,7 +289,9 @@ impl LogState {
     /// Forgets a segment, as of a revision, and gives its memory back.
     fn drop_segment(&mut self, core: &Core, at: StoreRevision, number: SegmentNumber) {
         self.replica.drop_segment(number);
-        self.segments.remove(&number);
+        if let Some(local) = self.segments.remove(&number) {
+            local.buffer.remove();
+        }
         if at > core.applied() {
             self.gone.insert(number, at);
         }
@@ -345,16 +347,14 @@ impl LogState {
 
     /// Starts the buffer of a segment anew where the replica has jumped to: nothing before it is
     /// needed any more, for it is archived.
-    pub fn follow_jump(&mut self, core: &Core, number: SegmentNumber) {
-        let (Some(marks), Some(place)) = (self.replica.marks(number), self.replica.place(number)) else {
-            return;
-        };
+    pub fn follow_jump(&mut self, number: SegmentNumber) {
+        let Some(marks) = self.replica.marks(number) else { return };
         let Some(local) = self.segments.get_mut(&number) else { return };
         if local.buffer.tail() < marks.tail {
             let at = self.replica.archived(number).expect("a segment that is held");
             assert_eq!(at.end, marks.tail, "a replica jumps to what is archived");
             let before = BatchEnd { chain: at.chain, last_timestamp: at.last_timestamp };
-            local.buffer = SegmentBuffer::new(Arc::clone(&core.arena), place, at.end, before);
+            local.buffer.jump(at.end, before);
         }
     }
 }

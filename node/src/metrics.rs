@@ -256,8 +256,8 @@ impl Metrics {
                 uploading += u32::from(local.uploaded_by(&core.member()));
             }
         }
-        self.buffer_bytes.set(core.arena.capacity_bytes() as f64);
-        self.buffer_used.set(core.arena.used_bytes() as f64);
+        self.buffer_bytes.set(core.arena().capacity_bytes() as f64);
+        self.buffer_used.set(core.arena().used_bytes() as f64);
         self.logs.set(logs);
         self.segments.set(segments);
         self.uploading.set(uploading);

@@ -16,7 +16,7 @@ use crate::view::{self, ViewError};
 use piculet_client::transport::{Identity, TlsError};
 use piculet_meta::MetaError;
 use piculet_quorum::ids::{LogId, SegmentNumber};
-use piculet_storage::{Arena, ArenaError, ObjectError, Objects, StoreError};
+use piculet_storage::{BufferError, Found, ObjectError, Objects, StoreError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -37,9 +37,9 @@ pub enum NodeError {
     /// Its certificate is of no use.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// Its memory buffer cannot be opened.
+    /// Its buffer cannot be opened.
     #[error(transparent)]
-    Arena(#[from] ArenaError),
+    Buffer(#[from] BufferError),
     /// The metadata store cannot be opened.
     #[error(transparent)]
     MetadataUrl(MetaError),
@@ -251,23 +251,29 @@ fn joined(ended: Result<Result<(), NodeError>, JoinError>) -> Result<(), NodeErr
 
 /// Opens everything that a node works on, and takes the next life of its buffer.
 async fn open(config: NodeConfig) -> Result<(Arc<Core>, Life), NodeError> {
-    let (dir, options) = (config.buffer.memory.dir.clone(), config.arena());
-    let arena = match tokio::task::spawn_blocking(move || Arena::open(&dir, &options)).await {
-        Ok(arena) => arena?,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    };
     let url = config.metadata.clone();
     let options = config.metadata_options.options()?;
     let meta = piculet_meta::connect(&url, &options).await.map_err(NodeError::MetadataUrl)?;
     let joined = |source| NodeError::Metadata { url: url.clone(), source };
     let cluster = membership::join_cluster(&*meta).await.map_err(joined)?;
+    let (dir, options) = (config.buffer.memory.dir.clone(), config.arena());
+    let mut found = blocking(move || Found::memory(&dir, &options, cluster)).await?;
     let objects = Objects::open(&config.store, cluster, &config.s3())?;
     let unusable = |source| NodeError::Store { url: config.store.clone(), source: Box::new(source) };
     let probe = objects.probe().await.map_err(unusable)?;
     tracing::info!(store = objects.url(), conditional_put = probe.conditional_put, "object store is usable");
     // Last, for it ends the life before: not for a start that fails anyway.
     let life = membership::next_life(&*meta, &config.name).await.map_err(joined)?;
-    Ok((Arc::new(Core::new(config, cluster, life.incarnation, meta, objects, arena)), life))
+    found.begin_swap(life.incarnation, life.nonce)?;
+    let (buffer, _) = blocking(move || found.adopt(false)).await?;
+    Ok((Arc::new(Core::new(config, cluster, life.incarnation, meta, objects, buffer)), life))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }
 
 /// Waits until everything that the node holds is archived, but no longer than it is set to.

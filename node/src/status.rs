@@ -72,8 +72,8 @@ impl Core {
         Status {
             node: self.id.clone(),
             incarnations: self.incarnations(),
-            buffer_bytes: self.arena.capacity_bytes(),
-            buffer_used: self.arena.used_bytes(),
+            buffer_bytes: self.arena().capacity_bytes(),
+            buffer_used: self.arena().used_bytes(),
             cpu_nanos: metrics::cpu_nanos(),
             uploading: uploading.collect(),
             conditional_put: self.objects.conditional_put(),
@@ -98,8 +98,8 @@ impl Core {
             store,
             conditional_put: self.objects.conditional_put(),
             metadata_revision: self.applied(),
-            buffer_bytes: self.arena.capacity_bytes(),
-            buffer_used: self.arena.used_bytes(),
+            buffer_bytes: self.arena().capacity_bytes(),
+            buffer_used: self.arena().used_bytes(),
             cpu_nanos: metrics::cpu_nanos(),
             logs: logs.iter().map(|log| log_status(log)).collect(),
         }

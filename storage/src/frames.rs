@@ -1,5 +1,6 @@
 //! Where the batches of a stream of bytes begin, and what lies before each.
 
+use crate::slots::Extent;
 use bytes::Bytes;
 use piculet_quorum::batch::BatchEnd;
 use piculet_quorum::ids::Index;
@@ -63,16 +64,21 @@ impl Frames {
         &self.tail
     }
 
+    /// What is at rest of the stream besides its batches.
+    pub(crate) fn extent(&self, repaired_from: Option<Index>) -> Extent {
+        Extent { head: *self.head(), tail_at: self.tail.at, repaired_from }
+    }
+
     /// Adds a batch that ends at `end`.
     pub(crate) fn push(&mut self, end: Boundary) {
         assert!(end.index > self.tail.index && end.at > self.tail.at, "a batch has entries and bytes");
         self.starts.push_back(std::mem::replace(&mut self.tail, end));
     }
 
-    /// Moves the stream's position while there is no batch in it.
-    pub(crate) fn continue_at(&mut self, at: u64) {
-        assert!(self.is_empty() && at >= self.tail.at, "only an empty stream moves, and only forward");
-        self.tail.at = at;
+    /// Lets positions start over while there is no batch in the stream.
+    pub(crate) fn start_over(&mut self) {
+        assert!(self.is_empty(), "only an empty stream starts over");
+        self.tail.at = 0;
         self.starts.shrink_to(SPARE);
     }
 

@@ -9,6 +9,28 @@ pub const ARENA_BYTES: u64 = 1 << 30;
 /// holds at least.
 pub const CHUNK_BYTES: usize = 256 << 10;
 
+/// Default bytes that the files of a journal may take together before batches are refused.
+pub const JOURNAL_BYTES: u64 = 2 << 30;
+/// Default bytes of one file of a journal.
+pub const JOURNAL_FILE_BYTES: u64 = 64 << 20;
+/// Least bytes of one file of a journal.
+pub const JOURNAL_FILE_BYTES_MIN: u64 = 4 << 10;
+/// Most bytes of one file of a journal.
+pub const JOURNAL_FILE_BYTES_MAX: u64 = 1 << 30;
+/// Default bytes of batches that may wait for a journal to write them.
+pub const JOURNAL_QUEUE_BYTES: u64 = 64 << 20;
+/// Segments of which a memory buffer can have something at rest, for each of its chunks.
+pub const SLOTS_PER_CHUNK: u64 = 8;
+/// A memory buffer has no more room for segments than one for each so many bytes of its size, but
+/// for [`SLOTS_MIN`] in any case.
+pub const SLOT_PER_BYTES: u64 = 16 << 10;
+/// Segments of which even the smallest memory buffer can have something at rest.
+pub const SLOTS_MIN: u64 = 64;
+/// Logs of which a memory buffer can keep the fence.
+pub const FENCES_MAX: usize = 1 << 21;
+/// The file of fences is rewritten when it has this many records more than twice those that count.
+pub const FENCES_STALE_MAX: u64 = 1 << 10;
+
 /// A part's index has one entry for at least so many bytes of batches.
 pub const PART_INDEX_BYTES: u64 = 64 << 10;
 /// Largest part object that is written or read, in bytes: a full part, one batch more, and the
@@ -29,6 +51,10 @@ pub const OBJECT_RETRIES_MAX: usize = 5;
 const _: () = {
     assert!(ARENA_BYTES >= 2 * BATCH_BYTES_MAX as u64, "a segment can take a batch while one is read");
     assert!(ARENA_BYTES.is_multiple_of(CHUNK_BYTES as u64));
+    assert!(JOURNAL_BYTES >= 2 * ARENA_BYTES, "what is in memory fits, and as much that is freed");
+    assert!(JOURNAL_FILE_BYTES >= 2 * BATCH_BYTES_MAX as u64);
+    assert!(JOURNAL_FILE_BYTES_MAX + BATCH_BYTES_MAX as u64 <= u32::MAX as u64);
+    assert!(JOURNAL_QUEUE_BYTES >= 2 * BATCH_BYTES_MAX as u64);
     assert!(CHUNK_BYTES <= u32::MAX as usize);
     assert!(PART_OBJECT_BYTES_MAX / PART_INDEX_BYTES * 24 < 1 << 20, "a part's index fits");
     assert!(OBJECT_CONNECT_TIMEOUT.as_secs() < OBJECT_REQUEST_TIMEOUT.as_secs());

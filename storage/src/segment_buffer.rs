@@ -1,8 +1,9 @@
 //! The entries of one segment at one node, in chunks of the arena.
 //!
 //! The batches of a segment form one stream of bytes, each whole as it came: its header, then its
-//! entries. Positions in the stream only grow. Chunk `n` of the stream holds the positions from
-//! `n * chunk_bytes` on; the segment has the chunks from `first_chunk` on.
+//! entries. Positions in the stream grow, and start over when nothing is left in it. Chunk `n` of the
+//! stream holds the positions from `n * chunk_bytes` on; the segment has the chunks from
+//! `first_chunk` on.
 //!
 //! ```text
 //!        freed                    tail
@@ -16,11 +17,13 @@ mod tests;
 
 use crate::arena::{Arena, Full};
 use crate::frames::{Boundary, Frames, Run};
+use crate::journal::{Change, Journal, Manifest, Reservation};
 use crate::mapping::Chunk;
+use crate::slots::Slot;
 use bytes::Bytes;
 use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchEnd, BatchHeader, Place};
 use piculet_quorum::ids::Index;
-use piculet_quorum::replica::ChainAt;
+use piculet_quorum::replica::{ChainAt, Kept};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -29,6 +32,9 @@ use std::sync::Arc;
 /// A batch is written in steps: [`begin`](Self::begin) reserves its room, [`fill`](Self::fill)
 /// takes its bytes as they come, and [`publish`](Self::publish) makes it visible, when it has been
 /// verified; or [`discard`](Self::discard) forgets it. Nothing here checks what the bytes mean.
+///
+/// What is published is at rest: the next process finds it, also when this one is killed. So a
+/// segment that is dropped stays at rest, and keeps its room; [`remove`](Self::remove) gives it back.
 #[derive(Debug)]
 pub struct SegmentBuffer {
     arena: Arc<Arena>,
@@ -37,27 +43,79 @@ pub struct SegmentBuffer {
     staged: Option<Staged>,
     chunks: VecDeque<Chunk>,
     first_chunk: u64,
+    /// The index from which on what was published are repairs.
+    repaired_from: Option<Index>,
+    /// What is at rest of it; nothing before its first batch.
+    slot: Option<Slot>,
+    /// At level `disk`.
+    journal: Option<Journaled>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Staged {
     header: BatchHeader,
     /// Bytes of the body that have come.
     filled: usize,
+    /// The room for it in the journal, if there is one.
+    room: Option<Reservation>,
+}
+
+/// The journal of a segment at level `disk`.
+#[derive(Debug)]
+struct Journaled {
+    journal: Arc<Journal>,
+    /// Whether the segment is in it.
+    listed: bool,
 }
 
 impl SegmentBuffer {
     /// An empty segment whose first entry will have index `start`; `before` is what lies before it.
-    #[must_use]
-    pub fn new(arena: Arc<Arena>, place: Place, start: Index, before: BatchEnd) -> Self {
+    pub(crate) fn new(arena: Arc<Arena>, place: Place, start: Index, before: BatchEnd) -> Self {
         let frames = Frames::new(Boundary { index: start, at: 0, before });
-        Self { arena, place, frames, staged: None, chunks: VecDeque::new(), first_chunk: 0 }
+        Self {
+            arena,
+            place,
+            frames,
+            staged: None,
+            chunks: VecDeque::new(),
+            first_chunk: 0,
+            repaired_from: None,
+            slot: None,
+            journal: None,
+        }
+    }
+
+    /// The same at level `disk`, over an arena that nothing is at rest in. `listed` says whether the
+    /// journal has the segment, as it is here.
+    pub(crate) fn with_journal(mut self, journal: Arc<Journal>, listed: bool) -> Self {
+        self.journal = Some(Journaled { journal, listed });
+        self
+    }
+
+    /// The same, of which repairs began at an index.
+    pub(crate) fn with_repairs(mut self, repaired_from: Option<Index>) -> Self {
+        self.repaired_from = repaired_from;
+        self
+    }
+
+    /// A segment that an earlier process left, with the chunks from its head to its tail.
+    pub(crate) fn reopened(
+        arena: Arc<Arena>,
+        place: Place,
+        frames: Frames,
+        chunks: VecDeque<Chunk>,
+        repaired_from: Option<Index>,
+        slot: Slot,
+    ) -> Self {
+        let first_chunk = frames.head().at / arena.chunk_bytes() as u64;
+        let (staged, slot, journal) = (None, Some(slot), None);
+        Self { arena, place, frames, staged, chunks, first_chunk, repaired_from, slot, journal }
     }
 
     /// Starts a batch behind the tail, and reserves all the room that it needs.
     ///
     /// # Errors
-    /// When the arena has too few free chunks. Nothing has changed then.
+    /// When there is no room. Nothing has changed then.
     ///
     /// # Panics
     /// If a batch is staged already, or this one does not continue the segment: the caller has
@@ -70,14 +128,30 @@ impl SegmentBuffer {
             (tail.index, tail.before.chain),
             "a batch continues the segment"
         );
+        let journal = self.journal.as_ref();
+        let room = journal.map(|at| at.journal.reserve(header.bytes())).transpose()?;
         let chunk_bytes = self.arena.chunk_bytes() as u64;
         let chunks = (tail.at + header.bytes() as u64).div_ceil(chunk_bytes) - self.first_chunk;
-        let missing = (chunks as usize).saturating_sub(self.chunks.len());
+        let had = self.chunks.len();
+        let missing = (chunks as usize).saturating_sub(had);
         if missing > 0 {
             self.arena.take(missing, &mut self.chunks)?;
         }
+        let slot = match &mut self.slot {
+            Some(slot) => slot,
+            none => match self.arena.take_slot(&self.place, &self.frames.extent(self.repaired_from)) {
+                Ok(slot) => none.insert(slot),
+                Err(full) => {
+                    self.arena.give_back(self.chunks.drain(had..));
+                    return Err(full);
+                }
+            },
+        };
+        for (position, chunk) in (self.first_chunk..).zip(&self.chunks).skip(had) {
+            self.arena.assign(chunk, slot, position);
+        }
         self.write(tail.at, &header.encode(&self.place));
-        self.staged = Some(Staged { header: *header, filled: 0 });
+        self.staged = Some(Staged { header: *header, filled: 0, room });
         Ok(())
     }
 
@@ -97,16 +171,47 @@ impl SegmentBuffer {
         self.staged.as_ref().map_or(0, |staged| staged.header.body_len as usize - staged.filled)
     }
 
-    /// Makes the staged batch visible, which must be complete; `end` is what it leaves behind it.
-    pub fn publish(&mut self, end: BatchEnd) {
+    /// Makes the staged batch visible, which must be complete, and puts it at rest; `end` is what it
+    /// leaves behind it. At level `disk` it is at rest when the journal says so. `repair` says that it did not come from the segment's writer, which never
+    /// appends behind a repair.
+    pub fn publish(&mut self, end: BatchEnd, repair: bool) {
         let left = self.staged_left();
         let staged = self.staged.take().expect("a batch is staged");
         let tail = *self.frames.tail();
         assert_eq!(left, 0, "a batch is published when it is complete");
         assert!(end.last_timestamp >= tail.before.last_timestamp, "timestamps never decrease");
+        if repair && self.repaired_from.is_none() {
+            self.repaired_from = Some(tail.index);
+            self.put_extent();
+        }
+        self.list();
         let at = tail.at + staged.header.bytes() as u64;
+        let slot = self.slot.as_ref().expect("a segment has a slot since its first batch began");
+        self.arena.publish(slot, at);
         self.for_each_chunk(tail.at, at, |chunk, _, to| chunk.set_readable(to));
-        self.frames.push(Boundary { index: staged.header.end(), at, before: end });
+        let index = staged.header.end();
+        self.frames.push(Boundary { index, at, before: end });
+        if let Some(room) = staged.room {
+            let bytes = self.view(tail.at, at);
+            room.put(Change::Batch { place: self.place, repair, end: index, at_end: end, bytes });
+        }
+    }
+
+    /// Puts the segment in the journal, before anything else of it.
+    fn list(&mut self) {
+        let Boundary { index, before, .. } = *self.frames.tail();
+        if let Some(Journaled { journal, listed }) = &mut self.journal
+            && !std::mem::replace(listed, true)
+        {
+            journal.put(Change::Segment(Manifest::new(self.place, index, before)));
+        }
+    }
+
+    /// Puts a change in the journal, if that has the segment.
+    fn put(&self, change: Change) {
+        if let Some(Journaled { journal, listed: true }) = &self.journal {
+            journal.put(change);
+        }
     }
 
     /// Forgets the staged batch, if there is one.
@@ -114,6 +219,42 @@ impl SegmentBuffer {
         if self.staged.take().is_some() {
             self.release();
         }
+    }
+
+    /// Continues at `start`, which is above the tail: everything below it is archived, and what is
+    /// here is given back, a staged batch too. `before` is what lies before it. What follows are
+    /// repairs. When nothing was at rest of the segment and there is no room, the jump is at rest
+    /// with the first batch behind it; until then a kill undoes it, which loses nothing.
+    pub fn jump(&mut self, start: Index, before: BatchEnd) {
+        let tail = *self.frames.tail();
+        assert!(start > tail.index, "a jump from {} to {start}", tail.index);
+        self.staged = None;
+        self.list();
+        self.put(Change::Jump { place: self.place, start, before });
+        self.repaired_from.get_or_insert(tail.index);
+        self.first_chunk = 0;
+        self.frames = Frames::new(Boundary { index: start, at: 0, before });
+        if self.slot.is_none() {
+            self.slot = self.arena.take_slot(&self.place, &self.frames.extent(self.repaired_from)).ok();
+        } else {
+            self.put_extent();
+        }
+        self.arena.give_back(self.chunks.drain(..));
+    }
+
+    /// Gives back everything, at rest too: the segment is archived whole, or its log deleted.
+    pub fn remove(mut self) {
+        self.put(Change::Drop { place: self.place });
+        if let Some(slot) = self.slot.take() {
+            self.arena.give_slot_back(slot);
+        }
+        self.arena.give_back(self.chunks.drain(..));
+    }
+
+    /// The segment.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The index that the next batch will have.
@@ -190,7 +331,21 @@ impl SegmentBuffer {
         }
         assert!(self.frames.at(index).is_some(), "{index} is no boundary of {:?}", self.place);
         self.frames.drop_below(index);
-        self.release();
+        let before = self.frames.head().before;
+        self.put(Change::Freed { place: self.place, index, before });
+        if !self.release() {
+            self.put_extent();
+        }
+    }
+
+    /// What is at rest when a process ends.
+    pub(crate) fn kept(&self) -> Kept {
+        Kept {
+            tail: self.tail(),
+            writer_tail: self.repaired_from.unwrap_or(Index(u64::MAX)).min(self.tail()),
+            freed: self.freed(),
+            at_tail: self.end(),
+        }
     }
 
     /// Bytes of the chunks that are lent to this segment.
@@ -200,20 +355,37 @@ impl SegmentBuffer {
     }
 
     /// Gives back the chunks that are below the head or, unless a batch is staged, above the tail.
-    fn release(&mut self) {
+    /// Returns whether what is at rest besides the batches has been brought up to date.
+    fn release(&mut self) -> bool {
         let chunk_bytes = self.arena.chunk_bytes() as u64;
         if self.staged.is_none() && self.frames.is_empty() {
-            self.chunks.clear();
-            self.first_chunk = self.frames.tail().at.div_ceil(chunk_bytes);
-            self.frames.continue_at(self.first_chunk * chunk_bytes);
-            return;
+            if self.chunks.is_empty() {
+                return false;
+            }
+            self.first_chunk = 0;
+            self.frames.start_over();
+            self.put_extent();
+            self.arena.give_back(self.chunks.drain(..));
+            return true;
         }
         let first = self.frames.head().at / chunk_bytes;
-        self.chunks.drain(..(first - self.first_chunk) as usize);
-        self.first_chunk = first;
+        let below = (first - self.first_chunk) as usize;
+        if below > 0 {
+            self.put_extent();
+            self.arena.give_back(self.chunks.drain(..below));
+            self.first_chunk = first;
+        }
         if self.staged.is_none() {
             let end = self.frames.tail().at.div_ceil(chunk_bytes);
-            self.chunks.truncate((end - first) as usize);
+            self.arena.give_back(self.chunks.drain((end - first) as usize..));
+        }
+        below > 0
+    }
+
+    /// Puts at rest where the batches begin and end.
+    fn put_extent(&mut self) {
+        if let Some(slot) = &mut self.slot {
+            self.arena.update(slot, &self.frames.extent(self.repaired_from));
         }
     }
 

@@ -13,7 +13,8 @@ async fn started(fixture: &Fixture, name: &str) -> (Arc<Core>, Life, Running) {
 }
 
 async fn empty(core: &Core) {
-    eventually("the buffer is empty", || core.arena.used_bytes() == 0 && core.unarchived().is_empty()).await;
+    eventually("the buffer is empty", || core.arena().used_bytes() == 0 && core.unarchived().is_empty())
+        .await;
 }
 
 #[tokio::test]
@@ -28,7 +29,7 @@ async fn an_open_segment_is_uploaded_by_size_and_its_memory_freed() {
         writer.commit(&session);
     }
     // The last of 64 KiB or more leaves less than that behind; five batches make a part each.
-    eventually("less than a part is left", || core.arena.used_bytes() <= 2 * (64 << 10)).await;
+    eventually("less than a part is left", || core.arena().used_bytes() <= 2 * (64 << 10)).await;
     let left = writer.archived().await;
     assert!(left.0 >= Index(16) && left.1 == SegmentState::Open, "{left:?}");
     writer.append(&session, 64 << 10);
@@ -140,7 +141,7 @@ async fn a_part_is_not_recorded_against_a_segment_that_was_sealed_meanwhile() {
     let again = Upload::plan(&core, &slot.lock().segments[&writer.number], Index(0), end).unwrap();
     again.run(&core, writer.log, writer.number).await.unwrap();
     assert!(matches!(writer.archived().await.1, SegmentState::Archived(_)));
-    assert_eq!((slot.lock().segments.len(), core.arena.used_bytes()), (0, 0), "freed without a watch");
+    assert_eq!((slot.lock().segments.len(), core.arena().used_bytes()), (0, 0), "freed without a watch");
     writer.check_objects(&core.objects).await;
 }
 
@@ -177,7 +178,7 @@ async fn uploads_go_on_when_the_store_works_again() {
     writer.commit(&session);
     eventually("an upload fails", || !core.store_health.is_up()).await;
     assert_eq!(writer.archived().await.0, Index(0));
-    assert!(core.arena.used_bytes() > 0, "what is not archived is kept");
+    assert!(core.arena().used_bytes() > 0, "what is not archived is kept");
     std::fs::remove_file(fixture.objects()).unwrap();
     std::fs::rename(fixture.objects().with_extension("away"), fixture.objects()).unwrap();
     writer.until_archived().await;

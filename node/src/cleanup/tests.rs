@@ -120,7 +120,7 @@ async fn a_deleted_log_goes_with_all_that_is_its_own() {
     let stray = part_that_nobody_recorded(&site).await;
     site.writer.delete(wall_clock()).await;
     site.until_left(&[], &[1]).await;
-    assert_eq!(site.core.0.arena.used_bytes(), 0);
+    assert_eq!(site.core.0.arena().used_bytes(), 0);
     let now = site.fixture.snapshot().await;
     assert!(matches!(step::of(site.writer.log, &now, wall_clock()), Step::Wait(_)), "the tombstone stays");
     running.stop().await;

@@ -56,13 +56,13 @@ async fn a_deleted_log_is_dropped_with_its_memory_and_its_fence() {
     let session = [(&*core, writer.open(&core).await)];
     writer.append(&session, 100 << 10);
     let before = fixture.snapshot().await;
-    assert!(core.arena.used_bytes() > 0);
+    assert!(core.arena().used_bytes() > 0);
 
     writer.delete(Timestamp(5)).await;
     assert!(core.refresh_log(writer.log).await.unwrap().is_none());
     let slot = core.logs.get(writer.log).expect("until the watch has shown it");
     assert!(slot.lock().replica.deleted());
-    assert_eq!(core.arena.used_bytes(), 0, "nothing of it was archived");
+    assert_eq!(core.arena().used_bytes(), 0, "nothing of it was archived");
     // Neither an older snapshot nor the records that are still there bring it back.
     let after = fixture.snapshot().await;
     core.learn_everything(&before);
@@ -92,7 +92,7 @@ async fn metadata_that_went_back_delete_nothing() {
     restored.writes.push(Write::Delete(Key::Log(writer.log)));
     fixture.meta.commit(&restored).await.unwrap();
     assert!(core.refresh_log(writer.log).await.unwrap().is_none(), "it is not shown");
-    assert!(core.arena.used_bytes() > 0, "and what is held stays");
+    assert!(core.arena().used_bytes() > 0, "and what is held stays");
 }
 
 #[tokio::test]

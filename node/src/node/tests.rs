@@ -33,7 +33,7 @@ async fn a_node_starts_is_ready_and_stops() {
     let other_listen = free_port().unwrap();
     let same_dir = NodeConfig { admin: other_port.addr(), listen: other_listen.addr(), ..config };
     let error = Node::start(same_dir).await.err().unwrap();
-    assert!(matches!(error, NodeError::Arena(ArenaError::Busy { .. })), "{error}");
+    assert!(matches!(error, NodeError::Buffer(BufferError::Busy { .. })), "{error}");
 
     drain(&node.core).await;
     let core = Arc::clone(&node.core);

@@ -281,7 +281,7 @@ impl Appends<'_> {
         // What is here already was checked against what came before it when it came first.
         let before = if repeat { Timestamp(0) } else { local.buffer.end().last_timestamp };
         if !repeat && local.buffer.begin(&header).is_err() {
-            let bytes = self.shared.core.arena.capacity_bytes();
+            let bytes = self.shared.core.arena().capacity_bytes();
             self.shared.core.archive_now.notify_one();
             return self.refuse(state, segment, Refusal::Overloaded { bytes });
         }
@@ -321,7 +321,7 @@ impl Appends<'_> {
                 return state.replica.repeated(session, segment, &header, end, here);
             }
             state.replica.stored(session, segment, &header, end)?;
-            local.buffer.publish(end);
+            local.buffer.publish(end, !state.replica.has_writer(segment));
             metrics::appended(&header);
             Ok(())
         });

@@ -1,6 +1,8 @@
 use super::*;
 use crate::arena::ArenaOptions;
+use crate::buffer::BufferDir;
 use crate::fixture::{Batch, Batches, PLACE};
+use crate::slots::Layout;
 use piculet_quorum::ids::Chain;
 use piculet_quorum::limits::BATCH_BYTES_MAX;
 use proptest::prelude::*;
@@ -9,8 +11,9 @@ use tempfile::TempDir;
 fn arena(chunks: u64, chunk_bytes: usize) -> (TempDir, Arc<Arena>) {
     let dir = tempfile::tempdir().unwrap();
     let options = ArenaOptions { bytes: chunks * chunk_bytes as u64, chunk_bytes };
-    let arena = Arena::open(dir.path(), &options).unwrap();
-    (dir, arena)
+    let lock = Arc::new(BufferDir::open(dir.path()).unwrap());
+    let arena = Arena::create(&lock, Layout::new(&options).unwrap()).unwrap();
+    (dir, Arc::new(arena))
 }
 
 fn segment(arena: &Arc<Arena>, batches: &Batches) -> SegmentBuffer {
@@ -22,7 +25,7 @@ fn append(segment: &mut SegmentBuffer, batch: &Batch, piece: usize) -> Result<()
     for piece in batch.body.chunks(piece) {
         segment.fill(piece);
     }
-    segment.publish(batch.end);
+    segment.publish(batch.end, false);
     Ok(())
 }
 
@@ -56,7 +59,7 @@ fn a_full_arena_refuses_and_recovers_when_something_is_freed() {
     append(&mut one, &one_batches.next(&[2500]), 100).unwrap();
     let large = two_batches.next(&[1500]);
     let full = two.begin(&large.header).unwrap_err();
-    assert_eq!(full, Full { wanted: 2048, free: 1024, capacity: 4096 });
+    assert_eq!(full, Full::Chunks { wanted: 2048, free: 1024, capacity: 4096 });
     assert_eq!((two.held_bytes(), two.staged_left(), arena.used_bytes()), (0, 0, 3072));
 
     let reader = one.read(Index(0), Index(1), usize::MAX).unwrap();
@@ -91,14 +94,19 @@ fn an_idle_segment_holds_nothing() {
 }
 
 #[test]
-fn a_dropped_segment_gives_its_chunks_back() {
+fn a_segment_gives_its_chunks_back_when_it_is_removed_and_not_when_it_is_dropped() {
     let (_dir, arena) = arena(4, 1024);
     let mut batches = Batches::new(0);
     let mut segment = segment(&arena, &batches);
     append(&mut segment, &batches.next(&[2000]), 100).unwrap();
     assert_eq!(arena.used_bytes(), 3072);
-    drop(segment);
+    segment.remove();
     assert_eq!(arena.used_bytes(), 0);
+    let mut batches = Batches::new(0);
+    let mut dropped = self::segment(&arena, &batches);
+    append(&mut dropped, &batches.next(&[2000]), 100).unwrap();
+    drop(dropped);
+    assert_eq!(arena.used_bytes(), 3072, "the next process takes it up");
 }
 
 #[test]
@@ -142,7 +150,7 @@ fn an_incomplete_batch_is_never_published() {
     let batch = batches.peek(&[10]);
     segment.begin(&batch.header).unwrap();
     segment.fill(&batch.body[1..]);
-    segment.publish(batch.end);
+    segment.publish(batch.end, false);
 }
 
 /// What may happen to one of the segments of a node. Numbers select among what there is.
@@ -315,7 +323,7 @@ proptest! {
         readers.clear();
         let held = segments.iter().map(|s| s.segment.held_bytes()).sum::<u64>();
         prop_assert_eq!(arena.used_bytes(), held);
-        drop(segments);
+        segments.into_iter().for_each(|s| s.segment.remove());
         prop_assert_eq!(arena.used_bytes(), 0);
     }
 }

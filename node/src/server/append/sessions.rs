@@ -67,7 +67,7 @@ impl Appends<'_> {
         if let Some(local) = state.segments.get_mut(&segment) {
             local.buffer.discard();
         }
-        state.follow_jump(core, segment);
+        state.follow_jump(segment);
         state.note_writers(core.clock.now());
         if let Some(local) = state.segments.get_mut(&segment).filter(|_| !open.repair) {
             local.writer.peer = Some(self.peer.to_owned());
