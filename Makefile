@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix ci bench ready
+.PHONY: help setup demo test sim check fix ci bench ready
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
@@ -21,6 +21,9 @@ test: ready ## Run all tests, with real etcd, a real S3 server and real node pro
 	cargo build --workspace --locked
 	cargo test --workspace --locked
 
+sim: ## Simulate clusters that misbehave, from SEEDS=n seeds (2000), FIRST=s the first of them
+	cargo run --locked -p piculet-chaos -- sim --seeds '$(or $(SEEDS),2000)' --first '$(or $(FIRST),1)'
+
 check: ## Check format and lints; changes nothing
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -29,9 +32,10 @@ fix: ## Format, and apply the lints' own suggestions
 	cargo clippy --workspace --all-targets --locked --fix --allow-dirty --allow-staged
 	cargo fmt --all
 
-ci: ready ## What continuous integration runs: check, test, demo
+ci: ready ## What continuous integration runs: check, test, sim, demo
 	$(MAKE) check
 	$(MAKE) test
+	$(MAKE) sim SEEDS=2000 FIRST=1
 	$(MAKE) demo FILE= MIB=64
 
 bench: ready ## Run the benchmarks on this machine

@@ -47,7 +47,7 @@ enum Command {
         /// Run this seed alone.
         #[arg(long, conflicts_with_all = ["seeds", "first"])]
         seed: Option<u64>,
-        /// Print every event of that seed.
+        /// Print what happens in that seed, event by event.
         #[arg(long, requires = "seed")]
         trace: bool,
         /// How many seeds run at a time; one for each core unless given.

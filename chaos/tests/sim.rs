@@ -1,4 +1,4 @@
-//! A short form of the simulation.
+//! A short form of `make sim`.
 
 use piculet_chaos::sim::{self, SimOptions};
 
@@ -9,4 +9,18 @@ fn every_seed_keeps_the_invariants_and_catches_up() {
         Ok(summary) => println!("{summary}"),
         Err(failure) => panic!("{}", failure.0),
     }
+}
+
+#[test]
+fn one_seed_gives_one_trace() {
+    let trace = |seed| {
+        let mut lines = Vec::new();
+        let summary = sim::trace(seed, &mut |line| lines.push(line.to_owned())).expect("it holds");
+        assert!(lines.len() > 100, "it says what happens");
+        (summary, lines)
+    };
+    for seed in 1..4 {
+        assert_eq!(trace(seed), trace(seed), "seed {seed}");
+    }
+    assert_ne!(trace(1), trace(2));
 }

@@ -2,11 +2,11 @@
 
 use super::client::Stage;
 use super::events::{Batch, ClientIx, Conn, Down, Event, Meta, MetaAnswer, NodeIx, Up};
-use super::node::chain_over;
+use super::journal::batch_of;
 use super::outcomes::LeftOpen;
 use super::store::LOG;
 use super::world::{MS, World};
-use piculet_quorum::batch::{BatchEnd, BatchHeader};
+use piculet_quorum::batch::BatchEnd;
 use piculet_quorum::glossary::Marks;
 use piculet_quorum::ids::{Index, Offset, SegmentNumber, Timestamp};
 use piculet_quorum::outcome::Outcome;
@@ -70,17 +70,11 @@ impl World {
             appender.writer.close(now);
             return self.drive_appender(me);
         }
-        let mut chain = appender.end.chain;
-        for content in first..first + count {
-            chain = chain_over(chain, content);
-        }
-        let end = BatchEnd { chain, last_timestamp: Timestamp(now.0 / MS) };
-        let (before, parked) = (appender.end, appender.writer.parked());
+        let (end, batch) = batch_of(appender.end, first..first + count, Timestamp(now.0 / MS));
+        let parked = appender.writer.parked();
         match appender.writer.assign(now, count as u32, 100 * count, end) {
             Ok(Assigned { place, first: index, offset, commit }) => {
-                let header =
-                    BatchHeader { body_len: 1, count: count as u32, first: index, chain: before.chain };
-                let batch = Batch { header, end, content: first };
+                let batch = batch(index);
                 appender.end = end;
                 appender.kept.insert((place.segment, index), (batch, commit));
                 appender.open.push_back((offset, place.segment, batch));

@@ -283,7 +283,8 @@ impl World {
             let life = (at, node.incarnation);
             let fence = node.rest.fence_at_rest();
             let before = self.truth.fences.insert(life, fence);
-            assert!(before.is_none_or(|before| before <= fence), "I7: a fence was forgotten");
+            let kept = before.is_none_or(|before| before <= fence) && node.replica.fence_epoch() >= fence;
+            assert!(kept, "I7: a fence was forgotten");
             for number in node.replica.segments() {
                 let marks = node.replica.marks(number).expect("it is held");
                 marks.assert_sound();

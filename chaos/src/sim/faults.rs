@@ -106,6 +106,7 @@ impl World {
     /// The process is gone, and comes back after a while.
     fn stop_node(&mut self, at: NodeIx, down: u64) {
         self.lease_expires_later(at);
+        self.nodes[at].stops_writing(&mut self.rng);
         self.nodes[at].stop();
         self.break_links_of(at);
         self.starts_later(at, down);
@@ -133,10 +134,9 @@ impl World {
         if self.nodes[at].up {
             self.stop_node(at, down);
         }
-        let unsynced = self.nodes[at].rest.unsynced();
-        let kept = self.rng.between(0, unsynced as u64 + 1) as usize;
-        self.run.unsynced_losses += (unsynced - kept) as u64;
-        self.nodes[at].rest.machine_crashes(kept);
+        if let Some(journal) = &mut self.nodes[at].journal {
+            journal.power_cut(&mut self.rng);
+        }
         self.run.power_cuts += 1;
     }
 
@@ -144,6 +144,10 @@ impl World {
         if self.nodes[at].up && self.may_forget(at) {
             self.run.crashes += 1;
             self.stop_node(at, down);
+            if let Some(journal) = &self.nodes[at].journal {
+                journal.rot(&mut self.rng);
+                self.run.rotten += u64::from(journal.damaged());
+            }
             let level = self.level;
             self.nodes[at].forget(level);
         }

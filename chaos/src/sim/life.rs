@@ -1,12 +1,15 @@
 //! How a node's process starts and ends, what it syncs, and what it learns from its watch.
 
 use super::events::{Event, Known, NodeIx};
+use super::journal::Journal;
 use super::node::{Node, batch_end};
 use super::rest::Rest;
+use super::rng::Rng;
 use super::schedule::Hazard;
 use super::store::{LOG, Records};
 use super::upload::Uploads;
 use super::world::{MS, World};
+use piculet_quorum::batch::Place;
 use piculet_quorum::ids::{Incarnation, Index, Level, Nonce, Revision, SegmentNumber};
 use piculet_quorum::meta::register::{Start, swap_life};
 use piculet_quorum::meta::{
@@ -36,11 +39,13 @@ impl Node {
         self.forgot = true;
         self.start = Start::default();
         self.rest = Rest::new(level);
+        self.journal = (level == Level::Disk).then(|| Journal::new(self.boot));
     }
 
-    /// A new process takes up what an earlier one has left in this life of the buffer.
-    fn take_up(&mut self) {
-        self.rest.replayed();
+    /// A new process takes up what an earlier one has left in this life of the buffer. Returns how
+    /// much of what was written is lost.
+    fn take_up(&mut self) -> usize {
+        let lost = self.journal.as_mut().map_or(0, |journal| journal.replay(&mut self.rest));
         let (incarnation, fence) = (self.incarnation, self.rest.fence());
         self.replica = Replica::resumed(self.id.clone(), incarnation, LOG, fence);
         self.replica.learn_log(self.mirror.log().value.epoch);
@@ -55,6 +60,14 @@ impl Node {
             let learned = self.replica.restore(number, &record.value, archived, &kept);
             self.learned(number, &record.value, learned);
         }
+        lost
+    }
+
+    /// The process is gone while it writes some of what waits, at some operation of the disk.
+    pub(crate) fn stops_writing(&mut self, rng: &mut Rng) {
+        let Some(journal) = &mut self.journal else { return };
+        let to = self.rest.synced_to() + rng.between(0, self.rest.unsynced() as u64 + 1);
+        journal.process_ends(self.rest.changes(to), rng.between(1, 12));
     }
 
     pub(crate) fn learn(&mut self, known: &Known) {
@@ -73,7 +86,8 @@ impl Node {
         match learned {
             Learned::NotMine => {}
             Learned::FreeBelow(index) => {
-                self.rest.create(number, batch_end(&record.start()));
+                let place = Place { log: LOG, segment: number, epoch: record.epoch };
+                self.rest.create(place, batch_end(&record.start()));
                 self.rest.free_below(number, index);
             }
             Learned::Drop => self.rest.remove(number),
@@ -145,7 +159,7 @@ impl World {
         node.forgot = false;
         node.up = true;
         node.life += 1;
-        node.take_up();
+        self.run.unsynced_losses += node.take_up() as u64;
         self.register(at);
     }
 
@@ -279,6 +293,10 @@ impl World {
         let node = &mut self.nodes[at];
         node.rest.syncing = false;
         node.rest.synced(count);
+        let changes = node.rest.changes(node.rest.synced_to());
+        if let Some(journal) = &mut node.journal {
+            journal.sync(changes);
+        }
         let segments: Vec<SegmentNumber> = node.replica.segments().collect();
         for number in segments {
             if let Some(held) = node.rest.held(number) {

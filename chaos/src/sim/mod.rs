@@ -7,7 +7,7 @@
 //! |---|---|
 //! | what goes wrong, and when | `schedule`; carried out in `faults` |
 //! | what must hold | `checks`, `outcomes` |
-//! | a node's process; what it has at rest | `node`, `life`; `rest` |
+//! | a node's process; what it has at rest | `node`, `life`; `rest`, and at level `disk` the shipped journal in `journal` |
 //! | writers and takeovers | `client`, `appender`, `takeover` |
 //! | readers; uploads; trims | `reader`; `upload`; `trims` |
 //! | the metadata store and its watches | `store` |
@@ -18,6 +18,7 @@ mod checks;
 mod client;
 mod events;
 mod faults;
+mod journal;
 mod life;
 mod node;
 mod outcomes;

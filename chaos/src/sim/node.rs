@@ -1,13 +1,14 @@
 //! A node: its replica of the log, the buffer behind it, its streams, and what it knows.
 
 use super::events::{Answer, Batch, Caller, ClientIx, Conn, Down, Event, NodeIx, Rpc, Up};
+use super::journal::Journal;
 use super::rest::{Rest, Run};
 use super::schedule::Hazard;
 use super::store::{LOG, Records};
 use super::upload::Uploads;
 use super::world::{MS, World};
 use piculet_quorum::batch::BatchEnd;
-use piculet_quorum::ids::{Chain, Incarnation, Level, NodeId, SegmentNumber};
+use piculet_quorum::ids::{Incarnation, Level, NodeId, SegmentNumber};
 use piculet_quorum::meta::register::Start;
 use piculet_quorum::meta::{IncarnationRecord, LeaseId, SegmentEnd};
 use piculet_quorum::replica::{Admission, ChainAt, Replica, Session, Unanswered};
@@ -32,6 +33,8 @@ pub(crate) struct Node {
     capacity: usize,
     pub(crate) replica: Replica,
     pub(crate) rest: Rest,
+    /// At level `disk`: the journal behind it.
+    pub(crate) journal: Option<Journal>,
     /// The metadata as its watch has brought them, and when the watch tells next.
     pub(crate) mirror: Records,
     pub(crate) watch_at: u64,
@@ -77,6 +80,7 @@ impl Node {
             backlog: Vec::new(),
             capacity,
             rest: Rest::new(level),
+            journal: (level == Level::Disk).then(|| Journal::new(0)),
             mirror: Records::default(),
             watch_at: 0,
             rereading: false,
@@ -389,11 +393,4 @@ impl Node {
     fn held_by(&mut self, address: &Address) -> Option<&Run> {
         (address.incarnation == self.incarnation).then(|| self.rest.runs.get(&address.segment))?
     }
-}
-
-/// A chain over the contents of entries, in place of the one over their bytes.
-pub(crate) fn chain_over(before: Chain, content: u64) -> Chain {
-    let mut header = [0; piculet_quorum::entry::ENTRY_HEADER_BYTES];
-    header[..8].copy_from_slice(&content.to_le_bytes());
-    before.extended(&header)
 }

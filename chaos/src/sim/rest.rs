@@ -3,14 +3,18 @@
 //! is killed leaves all of it, a machine that crashes may lose what came after the last sync.
 
 use super::events::Batch;
-use piculet_quorum::batch::BatchEnd;
+use super::journal::{Found, encode};
+use super::store::LOG;
+use piculet_quorum::batch::{BatchEnd, Place};
 use piculet_quorum::ids::{Epoch, Index, Level, SegmentNumber};
 use piculet_quorum::replica::{ChainAt, Kept};
+use piculet_storage::journal::{Change, Manifest};
 use std::collections::{BTreeMap, VecDeque};
 
 /// The batches of one segment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Run {
+    place: Place,
     /// Everything below has been freed.
     pub(crate) start: Index,
     at_start: BatchEnd,
@@ -26,18 +30,20 @@ enum Unsynced {
     /// A batch that starts at this index, behind this.
     Batch(SegmentNumber, Index, BatchEnd),
     /// A run that starts anew, with what was there before.
-    Jump(SegmentNumber, Option<Box<Run>>),
+    Jump(SegmentNumber, Box<Run>),
     /// A fence, with the one before.
     Fence(Epoch),
 }
 
 /// One buffer of a node.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub(crate) struct Rest {
     level: Level,
     pub(crate) runs: BTreeMap<SegmentNumber, Run>,
     fence: Epoch,
     unsynced: VecDeque<Unsynced>,
+    /// What the journal is to be told, each with how many operations were written by then.
+    changes: VecDeque<(u64, Change)>,
     /// How many operations have been synced.
     synced: u64,
     /// Whether a sync is under way.
@@ -46,8 +52,8 @@ pub(crate) struct Rest {
 }
 
 impl Run {
-    pub(crate) fn new(start: Index, at_start: BatchEnd) -> Self {
-        Self { start, at_start, batches: VecDeque::new(), written: Index(0) }
+    fn new(place: Place, start: Index, at_start: BatchEnd) -> Self {
+        Self { place, start, at_start, batches: VecDeque::new(), written: Index(0) }
     }
 
     pub(crate) fn tail(&self) -> Index {
@@ -101,6 +107,7 @@ impl Rest {
             runs: BTreeMap::new(),
             fence: Epoch(0),
             unsynced: VecDeque::new(),
+            changes: VecDeque::new(),
             synced: 0,
             syncing: false,
             entries: 0,
@@ -130,9 +137,7 @@ impl Rest {
         let run = self.runs.get(&number)?;
         let first = self.unsynced.iter().find_map(|unsynced| match unsynced {
             Unsynced::Batch(of, first, _) if *of == number => Some(*first),
-            Unsynced::Jump(of, before) if *of == number => {
-                Some(before.as_ref().map_or(Index(0), |before| before.tail()))
-            }
+            Unsynced::Jump(of, before) if *of == number => Some(before.tail()),
             _ => None,
         });
         // What is freed is archived, synced or not.
@@ -142,44 +147,70 @@ impl Rest {
     pub(crate) fn store(&mut self, number: SegmentNumber, batch: Batch, written: bool) {
         let run = self.runs.get_mut(&number).expect("a segment is learned before it is stored to");
         assert_eq!(run.tail(), batch.header.first, "the buffer is not what the marks say");
-        let before = run.at_tail();
+        let (place, before) = (run.place, run.at_tail());
         run.batches.push_back((batch, written));
         self.entries += batch.header.count as usize;
-        self.write(Unsynced::Batch(number, batch.header.first, before));
+        self.write(Unsynced::Batch(number, batch.header.first, before), || Change::Batch {
+            place,
+            repair: !written,
+            end: batch.header.end(),
+            at_end: batch.end,
+            bytes: vec![encode(&place, &batch)],
+        });
     }
 
     pub(crate) fn set_fence(&mut self, epoch: Epoch) {
         if epoch > self.fence {
             let before = std::mem::replace(&mut self.fence, epoch);
-            self.write(Unsynced::Fence(before));
+            self.write(Unsynced::Fence(before), || Change::Fence { log: LOG, epoch });
         }
     }
 
     /// A segment is there, from the start that the metadata give it.
-    pub(crate) fn create(&mut self, number: SegmentNumber, at_start: BatchEnd) {
-        self.runs.entry(number).or_insert_with(|| Run::new(Index(0), at_start));
+    pub(crate) fn create(&mut self, place: Place, at_start: BatchEnd) {
+        if !self.runs.contains_key(&place.segment) {
+            self.runs.insert(place.segment, Run::new(place, Index(0), at_start));
+            self.note(Change::Segment(Manifest::new(place, Index(0), at_start)));
+        }
     }
 
     /// A segment starts anew at what is archived.
     pub(crate) fn jump(&mut self, number: SegmentNumber, start: Index, at_start: BatchEnd) {
-        let mut run = Run::new(start, at_start);
-        let before = self.runs.remove(&number).map(Box::new);
-        if let Some(before) = &before {
-            run.written = before.writer_tail();
-            self.entries -= entries(before);
-        }
+        let before = self.runs.remove(&number).expect("a segment is learned before it is opened");
+        let place = before.place;
+        let mut run = Run::new(place, start, at_start);
+        run.written = before.writer_tail();
+        self.entries -= entries(&before);
         self.runs.insert(number, run);
-        self.write(Unsynced::Jump(number, before));
+        self.write(Unsynced::Jump(number, Box::new(before)), || Change::Jump {
+            place,
+            start,
+            before: at_start,
+        });
     }
 
-    fn write(&mut self, unsynced: Unsynced) {
+    fn write(&mut self, unsynced: Unsynced, change: impl FnOnce() -> Change) {
         if self.level == Level::Disk {
             self.unsynced.push_back(unsynced);
+            self.note(change());
         }
+    }
+
+    fn note(&mut self, change: Change) {
+        if self.level == Level::Disk {
+            self.changes.push_back((self.written_to(), change));
+        }
+    }
+
+    /// What the journal has not been told of the operations up to one.
+    pub(crate) fn changes(&mut self, written_to: u64) -> Vec<Change> {
+        let count = self.changes.partition_point(|(at, _)| *at <= written_to);
+        self.changes.drain(..count).map(|(_, change)| change).collect()
     }
 
     pub(crate) fn free_below(&mut self, number: SegmentNumber, index: Index) {
         let Some(run) = self.runs.get_mut(&number) else { return };
+        let start = run.start;
         while let Some((batch, written)) =
             run.batches.pop_front_if(|(batch, _)| batch.header.end() <= index)
         {
@@ -190,11 +221,16 @@ impl Rest {
             }
             self.entries -= batch.header.count as usize;
         }
+        if run.start > start {
+            let (place, index, before) = (run.place, run.start, run.at_start);
+            self.note(Change::Freed { place, index, before });
+        }
     }
 
     pub(crate) fn remove(&mut self, number: SegmentNumber) {
         if let Some(run) = self.runs.remove(&number) {
             self.entries -= entries(&run);
+            self.note(Change::Drop { place: run.place });
         }
     }
 
@@ -223,23 +259,53 @@ impl Rest {
         self.syncing = false;
     }
 
-    /// A process that starts syncs what it finds before it counts it.
-    pub(crate) fn replayed(&mut self) {
-        self.synced(self.unsynced.len());
+    /// A process that starts has found this at rest. It must be what was written up to some moment,
+    /// and all that was synced. Returns how much is lost, and what the journal has to be told to agree
+    /// in the rest.
+    pub(crate) fn settle_on(&mut self, found: &Found) -> (usize, Vec<Change>) {
+        let like = |kept: &usize| {
+            let mut left = self.clone();
+            left.undo(*kept);
+            left.agrees(found)
+        };
+        let Some(kept) = (0..=self.unsynced.len()).rev().find(like) else {
+            panic!("I7: what a restart finds was never there: {found:?}; {self:?}");
+        };
+        let lost = self.unsynced.len() - kept;
+        self.undo(kept);
+        self.synced(kept);
+        self.changes.clear();
+        let here = |place: &Place| self.runs.contains_key(&place.segment);
+        let dropped = found.segments.values().map(|manifest| manifest.place).filter(|place| !here(place));
+        let new = self.runs.values().filter(|run| !found.segments.contains_key(&run.place.segment));
+        let new = new.map(|run| Change::Segment(Manifest::new(run.place, run.start, run.at_start)));
+        (lost, dropped.map(|place| Change::Drop { place }).chain(new).collect())
     }
 
-    /// The machine crashes: of what was not synced so much is left, and nothing that came later.
-    pub(crate) fn machine_crashes(&mut self, kept: usize) {
+    fn agrees(&self, found: &Found) -> bool {
+        let same = |(number, run): (&SegmentNumber, &Run)| match found.segments.get(number) {
+            Some(manifest) => {
+                let Kept { tail, writer_tail, at_tail, .. } = run.kept();
+                manifest.head <= run.start
+                    && (manifest.tail, manifest.writer_tail(), manifest.at_tail)
+                        == (tail, writer_tail, at_tail)
+            }
+            None => run.tail() == Index(0),
+        };
+        self.fence == found.fence && self.runs.iter().all(same)
+    }
+
+    /// Takes back what was written last, but for so many operations that are not synced.
+    fn undo(&mut self, kept: usize) {
         while self.unsynced.len() > kept {
             match self.unsynced.pop_back().expect("more than are kept") {
                 Unsynced::Fence(before) => self.fence = before,
-                Unsynced::Jump(number, Some(before)) => {
+                Unsynced::Jump(number, before) => {
                     if let Some(run) = self.runs.insert(number, *before) {
                         self.entries -= entries(&run);
                     }
                     self.entries += entries(&self.runs[&number]);
                 }
-                Unsynced::Jump(number, None) => self.remove(number),
                 Unsynced::Batch(number, first, before) => {
                     let Some(run) = self.runs.get_mut(&number) else { continue };
                     match run.batches.pop_back() {
@@ -255,7 +321,6 @@ impl Rest {
                 }
             }
         }
-        self.process_ends();
     }
 }
 
