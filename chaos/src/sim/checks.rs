@@ -113,12 +113,18 @@ impl World {
             match write {
                 Write::Put(_, Record::Trim(record)) => {
                     assert!(record.trim_offset >= trim, "I10: the trim offset falls");
-                    assert!(record.trim_offset.0 <= self.truth.seen_to(), "I10: trimmed beyond what is visible");
+                    assert!(
+                        record.trim_offset.0 <= self.truth.seen_to(),
+                        "I10: trimmed beyond what is visible"
+                    );
                 }
                 Write::Delete(Key::Segment(_, number)) => {
                     let record = self.store.now.segment(*number).expect("it is deleted once").value;
                     let end = record.state.end().map(|at| Offset::of(record.base, at.end));
-                    assert!(end.is_some_and(|end| end <= trim), "I10: deleted above the trim offset: {record:?}");
+                    assert!(
+                        end.is_some_and(|end| end <= trim),
+                        "I10: deleted above the trim offset: {record:?}"
+                    );
                 }
                 _ => {}
             }

@@ -14,8 +14,7 @@ use std::collections::BTreeMap;
 
 const CLUSTER: Nonce = Nonce(1);
 /// Small files, so that they end often.
-const OPTIONS: JournalOptions =
-    JournalOptions { bytes: 1 << 20, file_bytes: 4 << 10, queue_bytes: 64 << 10 };
+const OPTIONS: JournalOptions = JournalOptions { bytes: 1 << 20, file_bytes: 4 << 10, queue_bytes: 64 << 10 };
 
 /// One node's journal.
 pub(crate) struct Journal {

@@ -211,8 +211,7 @@ impl Rest {
     pub(crate) fn free_below(&mut self, number: SegmentNumber, index: Index) {
         let Some(run) = self.runs.get_mut(&number) else { return };
         let start = run.start;
-        while let Some((batch, written)) =
-            run.batches.pop_front_if(|(batch, _)| batch.header.end() <= index)
+        while let Some((batch, written)) = run.batches.pop_front_if(|(batch, _)| batch.header.end() <= index)
         {
             run.start = batch.header.end();
             run.at_start = batch.end;

@@ -69,7 +69,10 @@ fn keep_panics() {
 }
 
 /// Runs one schedule.
-pub(crate) fn attempt(schedule: &Schedule, recorder: Option<Box<dyn FnMut(String)>>) -> Result<Tally, Broken> {
+pub(crate) fn attempt(
+    schedule: &Schedule,
+    recorder: Option<Box<dyn FnMut(String)>>,
+) -> Result<Tally, Broken> {
     keep_panics();
     RUNS.set(true);
     let result = catch_unwind(AssertUnwindSafe(|| World::new(schedule.clone(), recorder).run()));
@@ -154,9 +157,8 @@ fn describe(seed: u64, say: &mut dyn FnMut(&str)) -> String {
         return format!("seed {seed} gives another trace each time");
     };
     say(&format!("seed {seed} fails: {}; making its schedule shorter", broken.class));
-    let (short, attempts) = shorten(&whole, |schedule| {
-        attempt(schedule, None).is_err_and(|other| other.class == broken.class)
-    });
+    let (short, attempts) =
+        shorten(&whole, |schedule| attempt(schedule, None).is_err_and(|other| other.class == broken.class));
     let shown = Rc::new(RefCell::new(VecDeque::new()));
     let keeper = Rc::clone(&shown);
     let record = move |line: String| {

@@ -196,8 +196,7 @@ impl World {
             return self.wake_at(me, Some(at));
         }
         let read = takeover.mine.clone().expect("the epoch is this client's");
-        let create =
-            (!park).then_some(CreateOne { level, ensemble, holder: Some("taker".to_owned()) });
+        let create = (!park).then_some(CreateOne { level, ensemble, holder: Some("taker".to_owned()) });
         let proposal = Proposal::Seal(Box::new(SealSegment { log: LOG, read, seal, create }));
         takeover.recovery = None;
         takeover.proposal = Some(proposal.clone());

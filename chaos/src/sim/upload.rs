@@ -195,8 +195,7 @@ impl World {
 
     fn send_part(&mut self, at: NodeIx, segment: SegmentNumber, txn: Txn) {
         let late = self.strikes(Hazard::PartLate);
-        let delay =
-            if late { self.rng.between(50 * MS, 900 * MS) } else { self.rng.between(200, 4 * MS) };
+        let delay = if late { self.rng.between(50 * MS, 900 * MS) } else { self.rng.between(200, 4 * MS) };
         let told = !late && !self.strikes(Hazard::PartUntold);
         let life = self.nodes[at].life;
         if !self.nodes[at].uploads.busy.contains(&segment) {
