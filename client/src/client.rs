@@ -2,7 +2,7 @@
 
 mod members;
 
-use crate::change;
+use crate::change::{self, LogOptions};
 use crate::error::Error;
 use crate::options::ClientOptions;
 use crate::pool::Pool;
@@ -72,8 +72,18 @@ impl Client {
     /// [`Error::AlreadyExists`] when the name is taken; [`Error::Unknown`] when no node said in
     /// time what became of the request; [`Error::NoNode`] when none answers.
     pub async fn create_log(&self, name: &LogName) -> Result<LogId, Error> {
+        self.create_log_with(name, LogOptions::default()).await
+    }
+
+    /// Creates a log that is not as others are. Not cancel-safe, as
+    /// [`create_log`](Self::create_log).
+    ///
+    /// # Errors
+    /// As [`create_log`](Self::create_log); [`Error::Refused`] when too few nodes have a buffer of
+    /// the log's durability.
+    pub async fn create_log_with(&self, name: &LogName, options: LogOptions) -> Result<LogId, Error> {
         let deadline = Instant::now() + self.options.call_timeout * 2;
-        change::create_log(&self.pool, name, deadline).await
+        change::create_log(&self.pool, name, options, deadline).await
     }
 
     /// Deletes a log: its name is free at once, its writer is fenced, and nobody reads it any more.

@@ -130,7 +130,10 @@ mod tests {
         assert!(metrics.contains("\npiculet_draining 1\n"), "{metrics}");
         let status: serde_json::Value =
             serde_json::from_str(&http::get(address, "/status").await.unwrap().body).unwrap();
-        assert_eq!((&status["node"], &status["incarnation"]), (&"node-1".into(), &1.into()));
+        assert_eq!(
+            (&status["node"], &status["buffers"]["memory"]["incarnation"]),
+            (&"node-1".into(), &1.into())
+        );
         stop.send_replace(true);
         server.await.unwrap();
     }

@@ -11,12 +11,13 @@ mod upload;
 use crate::core::Core;
 use crate::logs::{LocalSegment, Log};
 use piculet_quorum::archiver::{ArchiverStep, Sight};
-use piculet_quorum::ids::{LogId, NodeId, SegmentNumber};
+use piculet_quorum::ids::{Level, LogId, NodeId, SegmentNumber};
 use piculet_quorum::meta::{SegmentRecord, SegmentState};
 use piculet_quorum::replica::Replica;
+use piculet_storage::Buffer;
 use std::sync::Arc;
 use std::time::Duration;
-use steps::Job;
+use steps::{Job, Worked};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
@@ -78,7 +79,7 @@ struct Done {
     log: Arc<Log>,
     number: SegmentNumber,
     upload: bool,
-    worked: bool,
+    worked: Worked,
 }
 
 impl Archive {
@@ -89,15 +90,14 @@ impl Archive {
         }
         self.turn = (self.turn + 1) % logs.len();
         logs.rotate_left(self.turn);
-        let urgent = urgent(&self.core);
         for log in logs {
-            self.look(&log, urgent);
+            self.look(&log);
         }
     }
 
     /// Takes the next step for every segment of a log that has one.
-    fn look(&mut self, log: &Arc<Log>, urgent: bool) {
-        let now = self.core.clock.now();
+    fn look(&mut self, log: &Arc<Log>) {
+        let (now, urgent) = (self.core.clock.now(), urgent(&self.core, log.level));
         let mut state = log.lock();
         let state = &mut *state;
         for (number, local) in &mut state.segments {
@@ -150,20 +150,24 @@ impl Archive {
         self.uploads -= usize::from(upload);
         if let Some(local) = log.lock().segments.get_mut(&number) {
             local.archiving = false;
-            if worked {
-                local.archiver.succeeded();
-            } else {
-                local.archiver.failed(self.core.clock.now());
+            match worked {
+                Worked::Yes => local.archiver.succeeded(),
+                Worked::No => local.archiver.failed(self.core.clock.now()),
+                Worked::Waits => local.archiver.waits(self.core.clock.now()),
             }
         }
-        self.look(&log, urgent(&self.core));
+        self.look(&log);
     }
 }
 
-/// Whether waiting is out of place: the node is about to stop, or its buffer is more than three
-/// quarters full.
-fn urgent(core: &Core) -> bool {
-    core.draining() || core.arena().used_bytes() > core.arena().capacity_bytes() / 4 * 3
+/// Whether waiting is out of place: the node is about to stop, or its buffer of this level is more
+/// than three quarters full.
+fn urgent(core: &Core, level: Level) -> bool {
+    let nearly_full = |buffer: &Arc<Buffer>| {
+        let arena = buffer.arena();
+        arena.used_bytes() > arena.capacity_bytes() / 4 * 3
+    };
+    core.draining() || core.buffer(level).is_some_and(nearly_full)
 }
 
 /// Whether a segment needs no look: it is open, and everything in it is archived.
@@ -200,7 +204,7 @@ fn sight(
         urgent,
         rank: rank(&core.id, log, number, record),
         sole,
-        elected: local.uploader.as_ref().map(|(uploader, _)| *uploader == core.member()),
+        elected: local.uploader.as_ref().map(|(uploader, _)| *uploader == core.member(record.level)),
     })
 }
 

@@ -4,6 +4,7 @@ use crate::cleanup;
 use crate::config::NodeConfig;
 use crate::health::Health;
 use crate::logs::Logs;
+use crate::membership::Life;
 use crate::metrics;
 use piculet_meta::{MetaError, Metadata};
 use piculet_quorum::ids::{Incarnation, Level, NodeId, Nonce};
@@ -24,8 +25,6 @@ pub struct Core {
     pub id: NodeId,
     /// Its cluster.
     pub cluster: Nonce,
-    /// The life of its memory buffer.
-    pub memory: Incarnation,
     /// The metadata store.
     pub meta: Arc<dyn Metadata>,
     /// Whether the metadata store answers.
@@ -34,8 +33,8 @@ pub struct Core {
     pub objects: Objects,
     /// Whether the object store answers.
     pub store_health: Health,
-    /// The buffer of level `memory`.
-    pub buffer: Arc<Buffer>,
+    /// Its buffers, by the level of the segments that they are for.
+    buffers: BTreeMap<Level, LiveBuffer>,
     /// Every log that it holds something of.
     pub logs: Logs,
     /// Told when the archiver should look before its time.
@@ -49,6 +48,15 @@ pub struct Core {
     lease: watch::Sender<Option<LeaseId>>,
     draining: watch::Sender<bool>,
     applied: AtomicU64,
+}
+
+/// A buffer, in the life that it is in.
+#[derive(Clone)]
+pub struct LiveBuffer {
+    /// The life.
+    pub life: Life,
+    /// What it keeps.
+    pub buffer: Arc<Buffer>,
 }
 
 /// The node's monotonic clock.
@@ -95,26 +103,24 @@ impl Readiness {
 }
 
 impl Core {
-    /// A node that has just got its new life.
+    /// A node whose buffers have just begun their lives.
     #[must_use]
     pub fn new(
         config: NodeConfig,
         cluster: Nonce,
-        memory: Incarnation,
         meta: Arc<dyn Metadata>,
         objects: Objects,
-        buffer: Arc<Buffer>,
+        buffers: BTreeMap<Level, LiveBuffer>,
     ) -> Self {
         Self {
             id: config.name.clone(),
             config,
             cluster,
-            memory,
             meta,
             meta_health: Health::new("metadata store"),
             objects,
             store_health: Health::new("object store"),
-            buffer,
+            buffers,
             logs: Logs::default(),
             archive_now: Notify::new(),
             cleanup: cleanup::Queue::default(),
@@ -126,22 +132,56 @@ impl Core {
         }
     }
 
-    /// This node, as a member of segments.
+    /// This node, as a member of segments of a level; in no life where it has no buffer of it.
     #[must_use]
-    pub fn member(&self) -> Member {
-        Member { node: self.id.clone(), incarnation: self.memory }
+    pub fn member(&self, level: Level) -> Member {
+        Member { node: self.id.clone(), incarnation: self.incarnation(level).unwrap_or_default() }
     }
 
-    /// The life of each of its buffers.
+    /// The life that its buffer of a level is in, if it has one.
+    #[must_use]
+    pub fn life(&self, level: Level) -> Option<Life> {
+        self.buffers.get(&level).map(|live| live.life)
+    }
+
+    /// The incarnation of its buffer of a level, if it has one.
+    #[must_use]
+    pub fn incarnation(&self, level: Level) -> Option<Incarnation> {
+        self.life(level).map(|life| life.incarnation)
+    }
+
+    /// Its buffer of a level, if it has one.
+    #[must_use]
+    pub fn buffer(&self, level: Level) -> Option<&Arc<Buffer>> {
+        self.buffers.get(&level).map(|live| &live.buffer)
+    }
+
+    /// The levels that it has a buffer of.
+    pub fn levels(&self) -> impl Iterator<Item = Level> + '_ {
+        self.buffers.keys().copied()
+    }
+
+    /// Its buffers, in the order of their levels.
+    pub fn buffers(&self) -> impl Iterator<Item = (Level, &LiveBuffer)> {
+        self.buffers.iter().map(|(level, live)| (*level, live))
+    }
+
+    /// The memory that the entries of all its buffers lie in.
+    pub(crate) fn arenas(&self) -> impl Iterator<Item = &Arena> {
+        self.buffers().map(|(_, live)| &**live.buffer.arena())
+    }
+
+    /// The incarnation of each of its buffers.
     #[must_use]
     pub fn incarnations(&self) -> BTreeMap<Level, Incarnation> {
-        BTreeMap::from([(Level::Memory, self.memory)])
+        self.buffers().map(|(level, live)| (level, live.life.incarnation)).collect()
     }
 
-    /// The memory that entries lie in.
+    /// The same, for logs.
     #[must_use]
-    pub fn arena(&self) -> &Arena {
-        self.buffer.arena()
+    pub fn lives_in_words(&self) -> String {
+        let lives = self.incarnations().into_iter().map(|(level, life)| format!("{level} {life}"));
+        lives.collect::<Vec<_>>().join(", ")
     }
 
     /// Whether the node is about to stop: it takes no new segments.

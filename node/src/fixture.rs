@@ -7,6 +7,7 @@ use crate::cleanup;
 use crate::config::NodeConfig;
 use crate::core::Core;
 use crate::membership::{self, Life};
+use crate::open;
 use crate::peers::Peers;
 use crate::settings::Sources;
 use crate::view;
@@ -16,17 +17,21 @@ use piculet_client::transport::Identity;
 use piculet_meta::{Lease, MemoryStore, MetaError, Metadata, Watch};
 use piculet_quorum::batch::{BatchBuilder, BatchEnd, BatchHeader, Place};
 use piculet_quorum::ids::{
-    Chain, Epoch, Index, Level, LogId, LogName, Nonce, Offset, Revision, SegmentNumber, Timestamp,
+    Chain, Epoch, Incarnation, Index, Level, LogId, LogName, Nonce, Offset, Revision, SegmentNumber,
+    Timestamp,
 };
 use piculet_quorum::meta::create::CreateLog;
 use piculet_quorum::meta::delete::DeleteLog;
 use piculet_quorum::meta::seal::{CreateOne, SealOne, SealSegment};
 use piculet_quorum::meta::takeover::TakeOver;
 use piculet_quorum::meta::trim::TrimLog;
-use piculet_quorum::meta::{Key, Range, SegmentEnd, SegmentState, Snapshot, Txn, TxnOutcome};
+use piculet_quorum::meta::{
+    IncarnationRecord, Key, Range, SegmentEnd, SegmentState, Snapshot, Txn, TxnOutcome, register,
+};
+use piculet_quorum::producers::Producer;
 use piculet_quorum::replica::Session;
 use piculet_quorum::wire::message::{Address, Open};
-use piculet_storage::{Found, Objects};
+use piculet_storage::Objects;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +51,16 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
         sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// The incarnation of a node's memory buffer.
+pub(crate) fn memory(core: &Core) -> Incarnation {
+    core.incarnation(Level::Memory).expect("every node has one")
+}
+
+/// How much of a node's memory buffer is lent.
+pub(crate) fn used(core: &Core) -> u64 {
+    core.buffer(Level::Memory).expect("every node has one").arena().used_bytes()
 }
 
 /// What nodes share.
@@ -95,13 +110,18 @@ impl Fixture {
 
     pub(crate) async fn core_with(&self, config: NodeConfig, meta: Arc<dyn Metadata>) -> (Arc<Core>, Life) {
         let cluster = membership::join_cluster(&*meta).await.unwrap();
-        let mut found = Found::memory(&config.buffer.memory.dir, &config.arena(), cluster).unwrap();
-        let life = membership::next_life(&*meta, &config.name).await.unwrap();
-        found.begin_swap(life.incarnation, life.nonce).unwrap();
-        let (buffer, _) = found.adopt(false).unwrap();
+        let found = open::find(&config, cluster).await.unwrap();
+        let mut begun = open::begin(&config, &*meta, found).await.unwrap();
         let objects = Objects::open(&config.store, cluster, &config.s3()).unwrap();
         objects.probe().await.unwrap();
-        (Arc::new(Core::new(config, cluster, life.incarnation, meta, objects, buffer)), life)
+        let live = begun.iter().map(|begun| (begun.level, begun.live.clone())).collect();
+        let core = Arc::new(Core::new(config, cluster, meta, objects, live));
+        let now = membership::read_everything(&*core.meta).await.unwrap();
+        for begun in &mut begun {
+            begun.take_up(&core, &now).unwrap();
+        }
+        let life = core.life(Level::Memory).unwrap();
+        (core, life)
     }
 
     /// What a node identifies itself with, by a CA that all nodes of the fixture share.
@@ -122,6 +142,16 @@ impl Fixture {
         Arc::new(Peers::new(Arc::clone(core), self.identity(core.id.as_str())))
     }
 
+    /// Begins the next life of a node's memory buffer elsewhere.
+    pub(crate) async fn displace(&self, core: &Core) -> IncarnationRecord {
+        let key = Key::Incarnation(core.id.clone(), Level::Memory);
+        let read = self.snapshot().await.incarnation(&key);
+        let nonce = membership::fresh_nonce().unwrap();
+        let (incarnation, txn) = register::next_life(&core.id, Level::Memory, read.as_ref(), nonce);
+        applied(&self.meta, &txn).await;
+        IncarnationRecord { incarnation, nonce }
+    }
+
     pub(crate) async fn snapshot(&self) -> Snapshot {
         self.meta.read(&[], &[Range::All]).await.unwrap()
     }
@@ -135,17 +165,17 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) fn start(core: &Arc<Core>, life: Life) -> Self {
+    pub(crate) fn start(core: &Arc<Core>) -> Self {
         let (stop, mut tasks) = (watch::Sender::new(false), JoinSet::new());
         let (node, stopped) = (Arc::clone(core), stop.subscribe());
         tasks.spawn(async move {
-            membership::keep_registered(&node, &life, stopped).await.unwrap();
+            membership::keep_registered(&node, stopped).await.unwrap();
         });
         let (node, mut stopped) = (Arc::clone(core), stop.subscribe());
         tasks.spawn(async move {
             tokio::select! {
                 _ = stopped.wait_for(|stop| *stop) => {}
-                ended = view::follow(&node, &life) => panic!("the view has ended: {ended:?}"),
+                ended = view::follow(&node) => panic!("the view has ended: {ended:?}"),
             }
         });
         tasks.spawn(archive::run(Arc::clone(core), stop.subscribe()));
@@ -181,7 +211,8 @@ impl Writer {
         let read = meta.read(std::slice::from_ref(&key), &[]).await.unwrap().log(&key).unwrap();
         applied(meta, &TakeOver { log, read, writer: Nonce(7), holder: "fixture".to_owned() }.txn()).await;
         let read = meta.read(std::slice::from_ref(&key), &[]).await.unwrap().log(&key).unwrap();
-        let ensemble = members.iter().map(|(core, life)| (core.member(), life.revision)).collect();
+        let ensemble =
+            members.iter().map(|(core, life)| (core.member(Level::Memory), life.revision)).collect();
         let create = Some(CreateOne { level: Level::Memory, ensemble, holder: Some("fixture".to_owned()) });
         applied(meta, &SealSegment { log, read, seal: None, create }.txn()).await;
         Self {
@@ -194,18 +225,36 @@ impl Writer {
         }
     }
 
+    /// The index behind what was appended to the segment.
+    pub(crate) fn end(&self) -> Index {
+        self.next
+    }
+
     /// Opens the segment at a member.
     pub(crate) async fn open(&self, core: &Core) -> Session {
         let slot = core.refresh_log(self.log).await.unwrap().expect("the log was created");
-        let at = Address { log: self.log, segment: self.number, epoch: Epoch(1), incarnation: core.memory };
-        slot.lock().replica.open(&Open { at, repair: false }).expect("it may append").0
+        let at = Address { log: self.log, segment: self.number, epoch: Epoch(1), incarnation: memory(core) };
+        let mut state = slot.lock();
+        let session = state.replica.open(&Open { at, repair: false }).expect("it may append").0;
+        slot.fence_at(core, &mut state).expect("the buffer takes it");
+        session
     }
 
     /// Appends a batch with one entry of `len` bytes to these members; returns the index behind it.
     pub(crate) fn append(&mut self, members: &[(&Core, Session)], len: usize) -> Index {
+        self.append_for(None, members, len)
+    }
+
+    /// The same for a producer, if one is given.
+    pub(crate) fn append_for(
+        &mut self,
+        producer: Option<Producer>,
+        members: &[(&Core, Session)],
+        len: usize,
+    ) -> Index {
         let (mut builder, mut body) = (BatchBuilder::new(self.before), Vec::new());
         let payload: Vec<u8> = (0..len as u64).map(|at| (at * 7 + self.next.0) as u8).collect();
-        builder.push(&[], &payload, Timestamp(self.next.0), &mut body);
+        builder.push_of(producer.as_ref(), &[], &payload, Timestamp(self.next.0), &mut body);
         let header = builder.header(self.next, body.len());
         for (core, session) in members {
             self.store(core, *session, &header, &body, builder.end());
@@ -252,7 +301,8 @@ impl Writer {
         archived: Index,
         members: &[(&Core, Life)],
     ) {
-        let ensemble = members.iter().map(|(core, life)| (core.member(), life.revision)).collect();
+        let ensemble =
+            members.iter().map(|(core, life)| (core.member(Level::Memory), life.revision)).collect();
         let create = CreateOne { level: Level::Memory, ensemble, holder: Some("fixture".to_owned()) };
         self.seal_with(holders, archived, Some(create), false).await;
         self.number = self.number.plus(1);

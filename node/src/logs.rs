@@ -8,19 +8,24 @@
 //! A log of which nothing is left here, and which nobody uses, leaves the table: only its fence is
 //! kept, for as long as this life of the buffer lasts.
 
+mod fences;
+mod kept;
 mod learn;
 #[cfg(test)]
 mod tests;
 
+pub use fences::Fence;
+pub use kept::{TakeUpError, TakenUp};
 pub(crate) use learn::extend;
 
 use crate::core::Core;
 use dashmap::DashMap;
 use parking_lot::{Mutex, MutexGuard};
 use piculet_quorum::archiver::Archiver;
-use piculet_quorum::batch::{BatchEnd, Place};
-use piculet_quorum::ids::{Epoch, Index, LogId, Revision, SegmentNumber};
+use piculet_quorum::batch::BatchEnd;
+use piculet_quorum::ids::{Epoch, Index, Level, LogId, Revision, SegmentNumber};
 use piculet_quorum::meta::{Member, PartRow, SegmentRecord, StoreRevision, Versioned};
+use piculet_quorum::producers::Producers;
 use piculet_quorum::replica::{Learned, Replica};
 use piculet_quorum::time::Time;
 use piculet_storage::SegmentBuffer;
@@ -36,13 +41,15 @@ pub struct Logs {
     table: DashMap<LogId, Arc<Log>>,
     /// The highest epoch that has fenced or written in each log that has left the table. Locked
     /// after the table, where both are.
-    fences: Mutex<HashMap<LogId, Epoch>>,
+    fences: Mutex<HashMap<LogId, Fence>>,
 }
 
 /// One log at this node.
 pub struct Log {
     /// Its id.
     pub id: LogId,
+    /// The level of its segments.
+    pub level: Level,
     state: Mutex<LogState>,
     /// Told when a record, the archive or the right to append to one of its segments has changed.
     pub changed: Notify,
@@ -50,6 +57,8 @@ pub struct Log {
     version: AtomicU64,
     /// Told when a tail or a commit mark has grown.
     pub grown: Notify,
+    /// Told when more is held because it has been synced: only at a level that syncs.
+    pub synced: Notify,
 }
 
 /// What is under a log's lock.
@@ -65,6 +74,8 @@ pub struct LogState {
     deleted_at: Option<StoreRevision>,
     /// The log's epoch, and since when it is known here.
     epoch: (Epoch, Time),
+    /// The fence that was handed to the buffer last.
+    fence: Fence,
 }
 
 /// The node's own part of one segment.
@@ -85,6 +96,8 @@ pub struct LocalSegment {
     pub archiver: Archiver,
     /// Whether an upload, or another step of the archiver, is under way.
     pub archiving: bool,
+    /// The table of producers at the end of the part that this node uploaded last.
+    pub producers: Option<(Index, Producers)>,
     /// What this node has had of its writer.
     pub writer: WriterSight,
 }
@@ -124,23 +137,29 @@ impl Logs {
         self.table.iter().map(|entry| Arc::clone(&entry)).collect()
     }
 
-    fn get_or_create(&self, core: &Core, log: LogId) -> Arc<Log> {
+    /// The log's place in the table. Of a level that the node has no buffer of, its replica is in no
+    /// life at all, and every message to it is to another.
+    fn get_or_create(&self, core: &Core, log: LogId, level: Level) -> Arc<Log> {
         let fresh = || {
-            let fence = self.fences.lock().remove(&log).unwrap_or_default();
-            let replica = Replica::resumed(core.id.clone(), core.memory, log, fence);
+            let fence = self.take_fence(log).unwrap_or_default();
+            let incarnation = core.incarnation(level).unwrap_or_default();
+            let replica = Replica::resumed(core.id.clone(), incarnation, log, fence.epoch);
             let state = Mutex::new(LogState {
                 replica,
                 segments: BTreeMap::new(),
                 gone: BTreeMap::new(),
                 deleted_at: None,
-                epoch: (fence, core.clock.now()),
+                epoch: (fence.epoch, core.clock.now()),
+                fence,
             });
             Arc::new(Log {
                 id: log,
+                level,
                 state,
                 changed: Notify::new(),
                 version: AtomicU64::new(0),
                 grown: Notify::new(),
+                synced: Notify::new(),
             })
         };
         Arc::clone(&self.table.entry(log).or_insert_with(fresh))
@@ -160,27 +179,25 @@ impl Logs {
                 }
                 let state = slot.lock();
                 let left = state.is_empty(applied);
-                let fence = state.replica.fence_epoch();
-                if left && !state.replica.deleted() && fence > Epoch(0) {
-                    self.fences.lock().insert(log, fence);
+                // One that the buffer has not taken yet is not forgotten here either.
+                let deleted = state.replica.deleted();
+                let left = left && (deleted || state.fence.epoch == state.replica.fence_epoch());
+                if left && !deleted && state.fence.epoch > Epoch(0) {
+                    self.fences.lock().insert(log, state.fence);
                 }
                 left
             });
         }
     }
 
+    fn take_fence(&self, log: LogId) -> Option<Fence> {
+        self.fences.lock().remove(&log)
+    }
+
     /// How many logs have left nothing but their fence.
     #[must_use]
     pub fn fences(&self) -> usize {
         self.fences.lock().len()
-    }
-
-    fn forget_fence(&self, log: LogId) {
-        self.fences.lock().remove(&log);
-    }
-
-    fn forget_fences_but(&self, mut keep: impl FnMut(LogId) -> bool) {
-        self.fences.lock().retain(|log, _| keep(*log));
     }
 }
 
@@ -204,11 +221,9 @@ impl Log {
 }
 
 impl LocalSegment {
-    fn new(core: &Core, place: Place, record: Versioned<SegmentRecord>) -> Self {
-        let start = record.value.start();
-        let before = BatchEnd { chain: start.chain, last_timestamp: start.last_timestamp };
+    fn new(core: &Core, buffer: SegmentBuffer, record: Versioned<SegmentRecord>) -> Self {
         Self {
-            buffer: core.buffer.segment(place, Index(0), before),
+            buffer,
             record,
             row: PartRow::default(),
             uploader: None,
@@ -216,6 +231,7 @@ impl LocalSegment {
             seen_at: StoreRevision::default(),
             archiver: Archiver::new(core.config.flush.options()),
             archiving: false,
+            producers: None,
             writer: WriterSight { gone_since: Some(core.clock.now()), peer: None },
         }
     }
@@ -318,10 +334,12 @@ impl LogState {
             Learned::Drop => self.drop_segment(core, at, number),
             Learned::FreeBelow(index) => {
                 let place = self.replica.place(number).expect("a segment that was learned is held");
-                let local = self
-                    .segments
-                    .entry(number)
-                    .or_insert_with(|| LocalSegment::new(core, place, record.clone()));
+                let local = self.segments.entry(number).or_insert_with(|| {
+                    let start = record.value.start();
+                    let before = BatchEnd { chain: start.chain, last_timestamp: start.last_timestamp };
+                    let buffer = core.buffer(record.value.level).expect("a member has a buffer of the level");
+                    LocalSegment::new(core, buffer.segment(place, Index(0), before), record.clone())
+                });
                 local.seen_at = local.seen_at.max(at);
                 if record.revision >= local.record.revision {
                     local.record = record.clone();

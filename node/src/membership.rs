@@ -1,16 +1,20 @@
-//! A node's place in its cluster: the cluster's identity, the next life of its buffer, and its
-//! registration under a lease.
+//! A node's place in its cluster: the cluster's identity, the lives of its buffers ([`life`]), and
+//! its registration under a lease.
 
+mod life;
 #[cfg(test)]
 mod tests;
 
+pub use life::{Life, Place, Taken, end_life, take_life};
+
 use crate::core::Core;
 use piculet_meta::{Lease, MetaError, Metadata};
-use piculet_quorum::ids::{Incarnation, Level, NodeId, Nonce, Revision};
+use piculet_quorum::ids::{Incarnation, Level, NodeId, Nonce};
 use piculet_quorum::meta::{
-    IncarnationRecord, Key, NodeRecord, NodeState, RECORD_FORMAT, Record, Snapshot, Txn, TxnOutcome, Write,
-    register,
+    IncarnationRecord, Key, NodeRecord, NodeState, RECORD_FORMAT, Range, Record, Snapshot, Txn, TxnOutcome,
+    Write, register,
 };
+use piculet_storage::BufferError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -20,17 +24,6 @@ use tokio::time::{Instant, sleep};
 pub const METADATA_WAIT: Duration = Duration::from_secs(30);
 /// First and longest pause between attempts.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-
-/// The life of a node's buffer that a start has taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Life {
-    /// Which life it is.
-    pub incarnation: Incarnation,
-    /// The value of this start.
-    pub nonce: Nonce,
-    /// Revision of its record.
-    pub revision: Revision,
-}
 
 /// Why a node has no place in its cluster.
 #[derive(Debug, thiserror::Error)]
@@ -48,12 +41,14 @@ pub enum MembershipError {
     },
     /// Another start has taken the next life under the same name.
     #[error(
-        "the name {node} is used twice: incarnation {mine} of its memory buffer is this process's, but the metadata show {}; this node stops. Give every node a name of its own, and start each once",
+        "the name {node} is used twice: incarnation {mine} of its {level} buffer is this process's, but the metadata show {}; this node stops. Give every node a name of its own, and start each once",
         shown(.found)
     )]
     NameTwice {
         /// The name.
         node: NodeId,
+        /// The buffer's level.
+        level: Level,
         /// The incarnation of this process.
         mine: Incarnation,
         /// What the metadata have.
@@ -65,6 +60,9 @@ pub enum MembershipError {
         /// The name.
         node: NodeId,
     },
+    /// A buffer's directory does not take what is begun.
+    #[error(transparent)]
+    Buffer(#[from] BufferError),
     /// The system gives no random numbers.
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
@@ -112,39 +110,18 @@ pub async fn join_cluster(meta: &dyn Metadata) -> Result<Nonce, MembershipError>
     }
 }
 
-/// Takes the next life of the node's memory buffer. From then on every earlier one is gone for
-/// ever, whatever its process does.
+/// All metadata, as they are now.
 ///
 /// # Errors
-/// When the metadata do not answer for [`METADATA_WAIT`], or other starts under this name keep
-/// coming in between.
-pub async fn next_life(meta: &dyn Metadata, node: &NodeId) -> Result<Life, MembershipError> {
-    const RACES_MAX: usize = 16;
-    let key = Key::Incarnation(node.clone(), Level::Memory);
+/// When the metadata do not answer for [`METADATA_WAIT`].
+pub async fn read_everything(meta: &dyn Metadata) -> Result<Snapshot, MembershipError> {
     let mut patience = Patience::new();
-    let mut read = patience.read(meta, std::slice::from_ref(&key)).await?.incarnation(&key);
-    for _ in 0..RACES_MAX {
-        let nonce = fresh_nonce()?;
-        let (incarnation, txn) = register::next_life(node, Level::Memory, read.as_ref(), nonce);
-        // The same transaction until its outcome is known: it may land late.
-        loop {
-            match meta.commit(&txn).await {
-                Ok(TxnOutcome::Applied(revision)) => return Ok(Life { incarnation, nonce, revision }),
-                Ok(TxnOutcome::Refused) => {}
-                Err(error) => patience.after(error).await?,
-            }
-            let now = patience.read(meta, std::slice::from_ref(&key)).await?.incarnation(&key);
-            if let Some(now) = now.as_ref().filter(|now| now.value.nonce == nonce) {
-                return Ok(Life { incarnation: now.value.incarnation, nonce, revision: now.revision });
-            }
-            if now != read {
-                // Somebody else's: the transaction can never land any more.
-                read = now;
-                break;
-            }
+    loop {
+        match meta.read(&[], &[Range::All]).await {
+            Ok(snapshot) => return Ok(snapshot),
+            Err(error) => patience.after(error).await?,
         }
     }
-    Err(MembershipError::Contended { node: node.clone() })
 }
 
 /// Patience with a metadata store that does not answer.
@@ -185,11 +162,7 @@ impl Patience {
 ///
 /// # Errors
 /// [`MembershipError::NameTwice`] when another start has taken over the name.
-pub async fn keep_registered(
-    core: &Core,
-    life: &Life,
-    mut stop: watch::Receiver<bool>,
-) -> Result<(), MembershipError> {
+pub async fn keep_registered(core: &Core, mut stop: watch::Receiver<bool>) -> Result<(), MembershipError> {
     let mut stopped = std::pin::pin!(async move { stop.wait_for(|stop| *stop).await.is_ok() });
     loop {
         let lease = tokio::select! {
@@ -200,7 +173,7 @@ pub async fn keep_registered(
         let ended = tokio::select! {
             biased;
             _ = &mut stopped => None,
-            result = serve_lease(core, life, &lease) => Some(result),
+            result = serve_lease(core, &lease) => Some(result),
         };
         core.set_lease(None);
         match ended {
@@ -235,21 +208,21 @@ async fn grant(core: &Core) -> Lease {
 }
 
 /// Keeps the node's record under this lease until it is lost.
-async fn serve_lease(core: &Core, life: &Life, lease: &Lease) -> Result<(), MembershipError> {
+async fn serve_lease(core: &Core, lease: &Lease) -> Result<(), MembershipError> {
     let said = tokio::select! {
         biased;
         () = lease.lost() => return Ok(()),
-        said = put_node(core, life, lease) => said?,
+        said = put_node(core, lease) => said?,
     };
     core.set_lease(Some(lease.id()));
     core.archive_now.notify_one();
     if !core.readiness.registered.swap(true, Ordering::AcqRel) {
-        tracing::info!(node = %core.id, incarnation = %core.memory, "registered");
+        tracing::info!(node = %core.id, incarnations = %core.lives_in_words(), "registered");
     }
     if said == NodeState::Active {
         let say_draining = async {
             core.until_draining().await;
-            put_node(core, life, lease).await
+            put_node(core, lease).await
         };
         tokio::select! {
             biased;
@@ -262,8 +235,9 @@ async fn serve_lease(core: &Core, life: &Life, lease: &Lease) -> Result<(), Memb
 }
 
 /// Puts the node's record, however long that takes, and returns the state that it says.
-async fn put_node(core: &Core, life: &Life, lease: &Lease) -> Result<NodeState, MembershipError> {
-    let key = Key::Incarnation(core.id.clone(), Level::Memory);
+async fn put_node(core: &Core, lease: &Lease) -> Result<NodeState, MembershipError> {
+    let key = |level: Level| Key::Incarnation(core.id.clone(), level);
+    let keys: Vec<Key> = core.levels().map(key).collect();
     let mut pause = RETRY.0;
     loop {
         let state = if core.draining() { NodeState::Draining } else { NodeState::Active };
@@ -274,16 +248,17 @@ async fn put_node(core: &Core, life: &Life, lease: &Lease) -> Result<NodeState, 
             state,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         });
-        // Only in this life: a process that was displaced must not hide its successor.
-        let mut txn = Txn::default().when(key.clone(), life.revision);
+        // Only in these lives: a process that was displaced must not hide its successor.
+        let lives = core.buffers().map(|(level, live)| (key(level), live.life.revision));
+        let mut txn = lives.fold(Txn::default(), |txn, (key, revision)| txn.when(key, revision));
         txn.writes.push(Write::PutLeased(Key::Node(core.id.clone()), record, lease.id()));
         match core.meta.commit(&txn).await {
             Ok(TxnOutcome::Applied(_)) => {
                 core.meta_health.works();
                 return Ok(state);
             }
-            Ok(TxnOutcome::Refused) => match core.meta.read(std::slice::from_ref(&key), &[]).await {
-                Ok(snapshot) => check_life(core, life, snapshot.incarnation(&key).map(|found| found.value))?,
+            Ok(TxnOutcome::Refused) => match core.meta.read(&keys, &[]).await {
+                Ok(snapshot) => check_lives(core, &snapshot)?,
                 Err(error) => core.meta_failed("to read this node's incarnation", &error),
             },
             // The caller waits for this and starts over.
@@ -296,14 +271,32 @@ async fn put_node(core: &Core, life: &Life, lease: &Lease) -> Result<NodeState, 
     }
 }
 
-/// Checks that the metadata have the life that this process took.
+/// Checks that a snapshot has the lives of its buffers that this process took.
+///
+/// # Errors
+/// As [`check_life`].
+pub fn check_lives(core: &Core, snapshot: &Snapshot) -> Result<(), MembershipError> {
+    for level in core.levels() {
+        let key = Key::Incarnation(core.id.clone(), level);
+        check_life(core, level, snapshot.incarnation(&key).map(|found| found.value))?;
+    }
+    Ok(())
+}
+
+/// Checks that the metadata have the life of a buffer that this process took. A level that this
+/// node has no buffer of is no concern of its.
 ///
 /// # Errors
 /// [`MembershipError::NameTwice`] when they do not: the process must stop at once.
-pub fn check_life(core: &Core, life: &Life, found: Option<IncarnationRecord>) -> Result<(), MembershipError> {
+pub fn check_life(
+    core: &Core,
+    level: Level,
+    found: Option<IncarnationRecord>,
+) -> Result<(), MembershipError> {
+    let Some(life) = core.life(level) else { return Ok(()) };
     let mine = IncarnationRecord { incarnation: life.incarnation, nonce: life.nonce };
-    if found.as_ref() == Some(&mine) {
+    if found == Some(mine) {
         return Ok(());
     }
-    Err(MembershipError::NameTwice { node: core.id.clone(), mine: life.incarnation, found })
+    Err(MembershipError::NameTwice { node: core.id.clone(), level, mine: life.incarnation, found })
 }

@@ -3,14 +3,16 @@
 //! Every metric is registered once, with its unit and description, and kept at hand: to count
 //! something costs an atomic addition.
 
-use crate::core::Core;
+use crate::core::{Core, LiveBuffer};
 use ::metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
     histogram,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use piculet_quorum::batch::BatchHeader;
+use piculet_quorum::ids::Level;
 use piculet_quorum::wire::message::Refusal;
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -52,8 +54,7 @@ struct Metrics {
     recoveries_succeeded: Counter,
     recoveries_failed: Counter,
     metadata_errors: Counter,
-    buffer_bytes: Gauge,
-    buffer_used: Gauge,
+    buffers: BTreeMap<Level, BufferMetrics>,
     logs: Gauge,
     segments: Gauge,
     uploading: Gauge,
@@ -62,6 +63,12 @@ struct Metrics {
     metadata_up: Gauge,
     store_up: Gauge,
     cpu_seconds: Gauge,
+}
+
+/// Of the buffer of one level.
+struct BufferMetrics {
+    bytes: Gauge,
+    used: Gauge,
     incarnation: Gauge,
 }
 
@@ -184,6 +191,21 @@ fn measured(name: &'static str, unit: Unit, what: &'static str) -> Gauge {
     gauge!(name)
 }
 
+impl BufferMetrics {
+    fn of(level: Level) -> Self {
+        let level = level.to_string();
+        let measured = |name: &'static str, unit, what: &'static str| {
+            describe_gauge!(name, unit, what);
+            gauge!(name, "level" => level.clone())
+        };
+        Self {
+            bytes: measured("piculet_buffer_bytes", Unit::Bytes, "Size of the buffer of a level"),
+            used: measured("piculet_buffer_used_bytes", Unit::Bytes, "Lent bytes of the buffer of a level"),
+            incarnation: measured("piculet_incarnation", Unit::Count, "Life of the buffer of a level"),
+        }
+    }
+}
+
 impl Metrics {
     fn install() -> Self {
         let seconds = Matcher::Full("piculet_part_upload_seconds".to_owned());
@@ -224,12 +246,7 @@ impl Metrics {
                 "Recoveries of abandoned logs that came to nothing",
             ),
             metadata_errors: counted("piculet_metadata_errors_total", Unit::Count, "Failed metadata calls"),
-            buffer_bytes: measured("piculet_buffer_bytes", Unit::Bytes, "Size of the memory buffer"),
-            buffer_used: measured(
-                "piculet_buffer_used_bytes",
-                Unit::Bytes,
-                "Lent bytes of the memory buffer",
-            ),
+            buffers: Level::BUFFERED.map(|level| (level, BufferMetrics::of(level))).into(),
             logs: measured("piculet_logs", Unit::Count, "Logs in the node's table"),
             segments: measured("piculet_segments", Unit::Count, "Segments that are held"),
             uploading: measured("piculet_uploading", Unit::Count, "Segments that this node uploads"),
@@ -242,7 +259,6 @@ impl Metrics {
             ),
             store_up: measured("piculet_store_up", Unit::Count, "1 when the object store answered last"),
             cpu_seconds: measured("piculet_process_cpu_seconds", Unit::Seconds, "CPU time used"),
-            incarnation: measured("piculet_incarnation", Unit::Count, "Life of the memory buffer"),
         }
     }
 
@@ -253,11 +269,15 @@ impl Metrics {
             logs += 1;
             for local in log.lock().segments.values() {
                 segments += 1;
-                uploading += u32::from(local.uploaded_by(&core.member()));
+                uploading += u32::from(local.uploaded_by(&core.member(log.level)));
             }
         }
-        self.buffer_bytes.set(core.arena().capacity_bytes() as f64);
-        self.buffer_used.set(core.arena().used_bytes() as f64);
+        for (level, LiveBuffer { life, buffer }) in core.buffers() {
+            let Some(metrics) = self.buffers.get(&level) else { continue };
+            metrics.bytes.set(buffer.arena().capacity_bytes() as f64);
+            metrics.used.set(buffer.arena().used_bytes() as f64);
+            metrics.incarnation.set(life.incarnation.0 as f64);
+        }
         self.logs.set(logs);
         self.segments.set(segments);
         self.uploading.set(uploading);
@@ -266,7 +286,6 @@ impl Metrics {
         self.metadata_up.set(flag(core.meta_health.is_up()));
         self.store_up.set(flag(core.store_health.is_up()));
         self.cpu_seconds.set(Duration::from_nanos(cpu_nanos()).as_secs_f64());
-        self.incarnation.set(core.memory.0 as f64);
     }
 }
 

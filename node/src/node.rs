@@ -9,14 +9,16 @@ use crate::archive;
 use crate::cleanup;
 use crate::config::{NodeConfig, PasswordError};
 use crate::core::Core;
-use crate::membership::{self, Life, METADATA_WAIT, MembershipError};
+use crate::logs::TakeUpError;
+use crate::membership::{self, METADATA_WAIT, MembershipError};
+use crate::open;
 use crate::peers::Peers;
 use crate::server::{self, Server, ServerError};
 use crate::view::{self, ViewError};
 use piculet_client::transport::{Identity, TlsError};
 use piculet_meta::MetaError;
-use piculet_quorum::ids::{LogId, SegmentNumber};
-use piculet_storage::{BufferError, Found, ObjectError, Objects, StoreError};
+use piculet_quorum::ids::{Level, LogId, SegmentNumber};
+use piculet_storage::{BufferError, ObjectError, StoreError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -24,10 +26,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// A node that is about to stop looks this often whether its buffer is empty.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
+/// How long a node whose buffer failed waits for the metadata store.
+const END_LIFE: Duration = Duration::from_secs(5);
 /// Segments that a node names when it stops before they are archived.
 const NAMED_MAX: usize = 8;
 
@@ -74,6 +78,19 @@ pub enum NodeError {
     /// The process cannot be told to stop.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
+    /// What its buffer has kept cannot be taken up.
+    #[error(transparent)]
+    TakeUp(#[from] TakeUpError),
+    /// A buffer cannot put anything at rest any more.
+    #[error(
+        "the {level} buffer failed: {reason}; this node answers nothing more, for what it was about to acknowledge may not be on disk. Replace the disk before this node is started again: it will begin with an empty buffer, and the others have what was acknowledged"
+    )]
+    BufferFailed {
+        /// Its level.
+        level: Level,
+        /// The first reason.
+        reason: Arc<str>,
+    },
     /// The life of the node's buffer is over.
     #[error(transparent)]
     Membership(#[from] MembershipError),
@@ -158,23 +175,24 @@ impl Node {
         // Taken early, answered late: a port in use is found before the buffer's old life ends.
         let listener = admin::bind(config.admin).await?;
         server::check_free(config.listen)?;
-        let (core, life) = open(config).await?;
+        let core = open::open(config).await?;
         let peers = Arc::new(Peers::new(Arc::clone(&core), identity.clone()));
         let server = Server::start(Arc::clone(&core), identity, Arc::clone(&peers)).await?;
         core.readiness.serving.store(true, Ordering::Release);
         let mut node =
             Self { core, server: Some(server), tasks: JoinSet::new(), stop: watch::Sender::new(false) };
-        node.spawn(life, listener, peers);
+        node.watch_buffers();
+        node.spawn(listener, peers);
         tracing::info!(
-            node = %node.core.id, cluster = %node.core.cluster, incarnation = %node.core.memory,
+            node = %node.core.id, cluster = %node.core.cluster, incarnations = node.core.lives_in_words(),
             listen = %node.core.config.listen, admin = %node.core.config.admin, "serving"
         );
         Ok(node)
     }
 
-    fn spawn(&mut self, life: Life, listener: TcpListener, peers: Arc<Peers>) {
+    fn spawn(&mut self, listener: TcpListener, peers: Arc<Peers>) {
         let (core, stop) = (Arc::clone(&self.core), self.stop.subscribe());
-        self.tasks.spawn(async move { Ok(membership::keep_registered(&core, &life, stop).await?) });
+        self.tasks.spawn(async move { Ok(membership::keep_registered(&core, stop).await?) });
         let (core, stop) = (Arc::clone(&self.core), self.stop.subscribe());
         self.tasks.spawn(async move {
             admin::serve(core, listener, stop).await;
@@ -185,7 +203,7 @@ impl Node {
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => Ok(()),
-                followed = view::follow(&core, &life) => match followed {
+                followed = view::follow(&core) => match followed {
                     Ok(never) => match never {},
                     Err(error) => Err(error.into()),
                 },
@@ -209,6 +227,26 @@ impl Node {
         });
     }
 
+    /// Waits for the end of each buffer.
+    fn watch_buffers(&mut self) {
+        for (level, live) in self.core.buffers() {
+            let (mut failed, mut stop) = (live.buffer.failed(), self.stop.subscribe());
+            self.tasks.spawn(async move {
+                tokio::select! {
+                    biased;
+                    reason = failed.wait_for(Option::is_some) => match reason.as_deref() {
+                        Ok(Some(reason)) => {
+                            Err(NodeError::BufferFailed { level, reason: Arc::clone(reason) })
+                        }
+                        // The buffer has gone with the node.
+                        _ => Ok(()),
+                    },
+                    _ = stop.wait_for(|stop| *stop) => Ok(()),
+                }
+            });
+        }
+    }
+
     /// The first error that ends the node. Cancel-safe.
     async fn failure(&mut self) -> NodeError {
         while let Some(ended) = self.tasks.join_next().await {
@@ -222,7 +260,11 @@ impl Node {
     /// Ends the node because of an error: it serves nobody from here on.
     async fn abandon(self, error: NodeError) -> NodeError {
         tracing::error!(node = %self.core.id, %error, "the node must stop");
+        let core = Arc::clone(&self.core);
         self.stop().await;
+        if let NodeError::BufferFailed { level, .. } = &error {
+            end_life(&core, *level).await;
+        }
         error
     }
 
@@ -241,39 +283,29 @@ impl Node {
     }
 }
 
+/// Ends the life of a buffer that has failed, so that nobody waits for what it may have held; the
+/// next start does it in any case.
+async fn end_life(core: &Core, level: Level) {
+    let Some(life) = core.life(level) else { return };
+    let ended = membership::end_life(&*core.meta, &core.id, level, &life);
+    match timeout(END_LIFE, ended).await {
+        Ok(Ok(true)) => {
+            tracing::info!(%level, incarnation = %life.incarnation, "this life of the buffer is over")
+        }
+        Ok(Ok(false)) => tracing::info!(%level, "this life of the buffer was over already"),
+        Ok(Err(error)) => tracing::warn!(%level, %error, "the buffer's life ends at the next start only"),
+        Err(_) => {
+            tracing::warn!(%level, "the buffer's life ends at the next start only: no answer in {END_LIFE:?}")
+        }
+    }
+}
+
 /// What a task returned; its panic is ours.
 fn joined(ended: Result<Result<(), NodeError>, JoinError>) -> Result<(), NodeError> {
     ended.unwrap_or_else(|error| match error.try_into_panic() {
         Ok(panic) => std::panic::resume_unwind(panic),
         Err(error) => unreachable!("no task of a node is aborted: {error}"),
     })
-}
-
-/// Opens everything that a node works on, and takes the next life of its buffer.
-async fn open(config: NodeConfig) -> Result<(Arc<Core>, Life), NodeError> {
-    let url = config.metadata.clone();
-    let options = config.metadata_options.options()?;
-    let meta = piculet_meta::connect(&url, &options).await.map_err(NodeError::MetadataUrl)?;
-    let joined = |source| NodeError::Metadata { url: url.clone(), source };
-    let cluster = membership::join_cluster(&*meta).await.map_err(joined)?;
-    let (dir, options) = (config.buffer.memory.dir.clone(), config.arena());
-    let mut found = blocking(move || Found::memory(&dir, &options, cluster)).await?;
-    let objects = Objects::open(&config.store, cluster, &config.s3())?;
-    let unusable = |source| NodeError::Store { url: config.store.clone(), source: Box::new(source) };
-    let probe = objects.probe().await.map_err(unusable)?;
-    tracing::info!(store = objects.url(), conditional_put = probe.conditional_put, "object store is usable");
-    // Last, for it ends the life before: not for a start that fails anyway.
-    let life = membership::next_life(&*meta, &config.name).await.map_err(joined)?;
-    found.begin_swap(life.incarnation, life.nonce)?;
-    let (buffer, _) = blocking(move || found.adopt(false)).await?;
-    Ok((Arc::new(Core::new(config, cluster, life.incarnation, meta, objects, buffer)), life))
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }
 
 /// Waits until everything that the node holds is archived, but no longer than it is set to.
@@ -295,7 +327,7 @@ async fn drain(core: &Core) {
     }
 }
 
-/// What is lost to this node when it stops now.
+/// What this node has not archived when it stops now.
 fn left(unarchived: &[(LogId, SegmentNumber)]) -> String {
     if unarchived.is_empty() {
         return "nothing is left".to_owned();
@@ -308,8 +340,8 @@ fn left(unarchived: &[(LogId, SegmentNumber)]) -> String {
     let more = unarchived.len().saturating_sub(NAMED_MAX);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!(
-        "{}{more} not archived yet; what was acknowledged is held by another member as well, and is archived \
-         by it, or when the log is taken over",
+        "{}{more} not archived yet; it stays in this node's buffer, and its next start goes on with it; what was \
+         acknowledged is held by another member as well",
         named.join(", ")
     )
 }

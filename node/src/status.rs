@@ -1,20 +1,21 @@
 //! How the node is: for the wire, and in more detail for its operators.
 
-use crate::core::Core;
+use crate::core::{Core, LiveBuffer};
 use crate::logs::{LocalSegment, Log};
 use crate::metrics;
 use piculet_quorum::glossary::Marks;
-use piculet_quorum::ids::{Epoch, Incarnation, Index, LogId, NodeId, Nonce, Offset, SegmentNumber};
+use piculet_quorum::ids::{Epoch, Incarnation, Index, Level, LogId, NodeId, Nonce, Offset, SegmentNumber};
 use piculet_quorum::meta::{SegmentState, StoreRevision};
 use piculet_quorum::wire::message::Status;
+use piculet_storage::Arena;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// All that `/status` shows.
 #[derive(Debug, Serialize)]
 pub struct NodeStatus {
     node: NodeId,
     cluster: Nonce,
-    incarnation: Incarnation,
     version: &'static str,
     ready: bool,
     draining: bool,
@@ -23,10 +24,17 @@ pub struct NodeStatus {
     conditional_put: bool,
     /// Changes of the metadata up to here have been taken in.
     metadata_revision: StoreRevision,
-    buffer_bytes: u64,
-    buffer_used: u64,
+    buffers: BTreeMap<Level, BufferStatus>,
     cpu_nanos: u64,
     logs: Vec<LogStatus>,
+}
+
+/// One of its buffers.
+#[derive(Debug, Serialize)]
+struct BufferStatus {
+    incarnation: Incarnation,
+    bytes: u64,
+    used: u64,
 }
 
 /// Something that the node depends on, as its last use showed it.
@@ -40,6 +48,7 @@ struct Dependency {
 struct LogStatus {
     /// As the metadata keys and object names have it: 16 hexadecimal digits.
     log: String,
+    level: Level,
     fence_epoch: Epoch,
     segments: Vec<SegmentStatus>,
 }
@@ -63,8 +72,8 @@ impl Core {
     /// How the node is, as a client is told.
     #[must_use]
     pub fn status(&self) -> Status {
-        let me = self.member();
         let uploading = self.logs.all().into_iter().flat_map(|log| {
+            let me = self.member(log.level);
             let state = log.lock();
             let mine = state.segments.iter().filter(|(_, local)| local.uploaded_by(&me));
             mine.map(|(number, _)| (log.id, *number)).collect::<Vec<(LogId, SegmentNumber)>>()
@@ -72,8 +81,8 @@ impl Core {
         Status {
             node: self.id.clone(),
             incarnations: self.incarnations(),
-            buffer_bytes: self.arena().capacity_bytes(),
-            buffer_used: self.arena().used_bytes(),
+            buffer_bytes: self.arenas().map(Arena::capacity_bytes).sum(),
+            buffer_used: self.arenas().map(Arena::used_bytes).sum(),
             cpu_nanos: metrics::cpu_nanos(),
             uploading: uploading.collect(),
             conditional_put: self.objects.conditional_put(),
@@ -90,7 +99,6 @@ impl Core {
         NodeStatus {
             node: self.id.clone(),
             cluster: self.cluster,
-            incarnation: self.memory,
             version: env!("CARGO_PKG_VERSION"),
             ready: self.readiness.missing().is_empty() && !self.draining(),
             draining: self.draining(),
@@ -98,12 +106,17 @@ impl Core {
             store,
             conditional_put: self.objects.conditional_put(),
             metadata_revision: self.applied(),
-            buffer_bytes: self.arena().capacity_bytes(),
-            buffer_used: self.arena().used_bytes(),
+            buffers: self.buffers().map(|(level, live)| (level, buffer_status(live))).collect(),
             cpu_nanos: metrics::cpu_nanos(),
             logs: logs.iter().map(|log| log_status(log)).collect(),
         }
     }
+}
+
+fn buffer_status(live: &LiveBuffer) -> BufferStatus {
+    let arena = live.buffer.arena();
+    let (bytes, used) = (arena.capacity_bytes(), arena.used_bytes());
+    BufferStatus { incarnation: live.life.incarnation, bytes, used }
 }
 
 fn log_status(log: &Log) -> LogStatus {
@@ -127,6 +140,7 @@ fn log_status(log: &Log) -> LogStatus {
     };
     LogStatus {
         log: format!("{:016x}", log.id.0),
+        level: log.level,
         fence_epoch: state.replica.fence_epoch(),
         segments: state.segments.iter().map(segment).collect(),
     }

@@ -5,9 +5,9 @@ mod tests;
 
 use crate::cleanup;
 use crate::core::Core;
-use crate::membership::{self, Life, MembershipError};
+use crate::membership::{self, MembershipError};
 use piculet_meta::{Watch, WatchEvent};
-use piculet_quorum::ids::{Index, Level, LogId, Nonce, Offset, SegmentNumber};
+use piculet_quorum::ids::{Index, LogId, Nonce, Offset, SegmentNumber};
 use piculet_quorum::meta::{
     Key, PartRecord, Range, Record, SegmentRecord, Snapshot, StoreRevision, Versioned,
 };
@@ -54,13 +54,13 @@ pub enum ViewError {
 ///
 /// # Errors
 /// When what they show means that the node must stop.
-pub async fn follow(core: &Core, life: &Life) -> Result<Infallible, ViewError> {
+pub async fn follow(core: &Core) -> Result<Infallible, ViewError> {
     let mut watch = start(core).await;
     loop {
         match watch.next().await {
-            WatchEvent::Reset(snapshot) => reset(core, life, &snapshot)?,
+            WatchEvent::Reset(snapshot) => reset(core, &snapshot)?,
             WatchEvent::Changed { at, changes } => {
-                let unconnected = changed(core, life, at, changes)?;
+                let unconnected = changed(core, at, changes)?;
                 for (log, number) in unconnected {
                     tracing::warn!(%log, segment = %number, "a part does not continue what is known: reading the segment again");
                     if let Err(error) = core.refresh_segment(log, number).await {
@@ -83,13 +83,12 @@ async fn start(core: &Core) -> Watch {
     }
 }
 
-fn reset(core: &Core, life: &Life, snapshot: &Snapshot) -> Result<(), ViewError> {
+fn reset(core: &Core, snapshot: &Snapshot) -> Result<(), ViewError> {
     let seen = core.applied();
     if snapshot.at < seen {
         return Err(ViewError::WentBack { seen, found: snapshot.at });
     }
-    let key = Key::Incarnation(core.id.clone(), Level::Memory);
-    membership::check_life(core, life, snapshot.incarnation(&key).map(|found| found.value))?;
+    membership::check_lives(core, snapshot)?;
     check_cluster(core, snapshot.records.get(&Key::Cluster).map(|found| &found.value))?;
     core.learn_everything(snapshot);
     core.cleanup.learn_everything(snapshot, cleanup::wall_clock());
@@ -120,7 +119,6 @@ struct Change {
 /// Takes in what one transaction changed. Returns the segments that must be read again.
 fn changed(
     core: &Core,
-    life: &Life,
     at: StoreRevision,
     changes: Vec<(Key, Option<Versioned<Record>>)>,
 ) -> Result<Vec<(LogId, SegmentNumber)>, ViewError> {
@@ -160,12 +158,12 @@ fn changed(
                 core.learn_uploader(at, log, number, None);
                 core.archive_now.notify_one();
             }
-            (Key::Incarnation(node, Level::Memory), record) if node == core.id => {
+            (Key::Incarnation(node, level), record) if node == core.id => {
                 let found = match record {
                     Some(Record::Incarnation(record)) => Some(record),
                     _ => None,
                 };
-                membership::check_life(core, life, found)?;
+                membership::check_life(core, level, found)?;
             }
             (Key::Cluster, record) => check_cluster(core, record.as_ref())?,
             // Other nodes, names and settings are read when they are asked for.

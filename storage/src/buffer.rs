@@ -200,6 +200,23 @@ impl Found {
         Ok(())
     }
 
+    /// The swap that was begun last, of the same incarnation, has landed in the metadata: the contents
+    /// are of that life from here on. Before another one is begun, which would be all that is known.
+    ///
+    /// # Errors
+    /// When the system refuses. Then it may or may not be recorded.
+    pub fn swap_landed(&mut self) -> Result<(), BufferError> {
+        let Some(identity) = self.identity else { return Ok(()) };
+        let same =
+            |life: &(Incarnation, Nonce)| identity.adopted.is_some_and(|(adopted, _)| adopted == life.0);
+        if let Some(life) = identity.unfinished.filter(same) {
+            let identity = Identity { adopted: Some(life), unfinished: None, ..identity };
+            identity.write(&self.dir)?;
+            self.identity = Some(identity);
+        }
+        Ok(())
+    }
+
     /// Begins the life whose swap was begun last, and has landed in the metadata. With `keep` it is
     /// the same incarnation and its contents stay; otherwise everything is discarded first. Blocks
     /// while the system allocates the memory: about a third of a second for 1 GiB.
@@ -270,7 +287,9 @@ fn open_arena(
         Ok(found) => found,
         Err(damage) => return Ok((None, Some(damage))),
     };
-    let other_size = (found.layout != *layout).then(|| Damage::OtherSize {
+    // How many slots there are may have been another version's choice.
+    let sizes = |layout: &Layout| (layout.chunks, layout.chunk_bytes);
+    let other_size = (sizes(&found.layout) != sizes(layout)).then(|| Damage::OtherSize {
         path: dir.arena_file(),
         found: found.layout.capacity(),
         found_chunk: found.layout.chunk_bytes as u64,

@@ -172,8 +172,8 @@ impl SegmentBuffer {
     }
 
     /// Makes the staged batch visible, which must be complete, and puts it at rest; `end` is what it
-    /// leaves behind it. At level `disk` it is at rest when the journal says so. `repair` says that it did not come from the segment's writer, which never
-    /// appends behind a repair.
+    /// leaves behind it. At level `disk` it is at rest when the journal says so. `repair` says that it
+    /// did not come from the segment's writer, which never appends behind a repair.
     pub fn publish(&mut self, end: BatchEnd, repair: bool) {
         let left = self.staged_left();
         let staged = self.staged.take().expect("a batch is staged");

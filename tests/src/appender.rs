@@ -115,6 +115,18 @@ impl Appender {
         self.ledger
     }
 
+    /// Lets go of the writer without a farewell, as a process that dies. What waits may have been
+    /// appended. Returns what must be in the log.
+    #[must_use]
+    pub fn abandon(self) -> Ledger {
+        let Self { writer, pending, mut ledger, .. } = self;
+        drop(writer);
+        for (payload, _) in pending {
+            ledger.unknown(payload);
+        }
+        ledger
+    }
+
     /// Expects the writer to have been replaced: what waits was appended up to some entry, and
     /// nothing behind it. Returns how many were not, and what must be in the log.
     ///

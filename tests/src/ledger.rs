@@ -45,6 +45,13 @@ impl Ledger {
         self.acknowledged.last_key_value().map_or(Offset(0), |(last, _)| last.plus(1))
     }
 
+    /// The last append of at least this length that was acknowledged.
+    #[must_use]
+    pub fn last_of(&self, len: usize) -> Option<(Offset, &Bytes)> {
+        let long = self.acknowledged.iter().rev().find(|(_, payload)| payload.len() >= len);
+        long.map(|(offset, payload)| (*offset, payload))
+    }
+
     /// Takes in what another writer of the same log did.
     pub fn merge(&mut self, other: Self) {
         for (offset, payload) in other.acknowledged {

@@ -3,9 +3,9 @@
 use crate::services::fresh;
 use crate::{PATIENCE, Relay, Services, bounded, signal, until};
 use piculet_client::transport::Identity;
-use piculet_client::{Client, ClientOptions, Entry, LogDescription, ReadOptions, Start};
+use piculet_client::{Client, ClientOptions, Entry, LogDescription, LogOptions, ReadOptions, Start};
 use piculet_node::local::{ClusterSpec, Etcd, LocalCluster, LocalNode, ScratchDir, Store, tools};
-use piculet_quorum::ids::LogName;
+use piculet_quorum::ids::{Level, LogName};
 use piculet_quorum::meta::SegmentState;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -201,9 +201,17 @@ impl Stage {
     /// # Panics
     /// When the log cannot be created.
     pub async fn client_and_log(&self) -> (Client, LogName) {
+        self.client_and_log_of(Level::Memory).await
+    }
+
+    /// A client, and a new log of this durability.
+    ///
+    /// # Panics
+    /// When the log cannot be created.
+    pub async fn client_and_log_of(&self, durability: Level) -> (Client, LogName) {
         let client = self.client().await;
         let name = LogName::new(format!("tests/{}", fresh())).expect("a name");
-        client.create_log(&name).await.expect("the log is created");
+        client.create_log_with(&name, LogOptions { durability }).await.expect("the log is created");
         (client, name)
     }
 
@@ -231,6 +239,33 @@ impl Stage {
     /// When it does not run.
     pub fn kill(&mut self, at: usize) {
         self.cluster.kill_node(at).expect("it runs");
+    }
+
+    /// Kills all nodes with SIGKILL, at once.
+    ///
+    /// # Panics
+    /// When the system refuses.
+    pub fn kill_all(&mut self) {
+        self.cluster.kill_all().expect("they run");
+    }
+
+    /// Starts every node that is not running, and waits until they are ready.
+    ///
+    /// # Panics
+    /// When one does not get ready.
+    pub async fn restart_all(&mut self) {
+        self.cluster.start_all().await.expect("they start again");
+    }
+
+    /// The settings of a node: the table, and its file.
+    ///
+    /// # Panics
+    /// When there are none.
+    #[must_use]
+    pub fn settings(&self, at: usize) -> (toml::Table, PathBuf) {
+        let file = self.dir().join(self.cluster.nodes()[at].name()).join("node.toml");
+        let text = fs::read_to_string(&file).expect("a node has settings");
+        (text.parse().expect("they are TOML"), file)
     }
 
     /// Starts a node again and waits until it is ready.

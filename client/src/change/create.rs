@@ -3,19 +3,38 @@
 use crate::error::Error;
 use crate::pool::Pool;
 use piculet_quorum::ids::{Level, LogId, LogName};
+use piculet_quorum::limits::ACK_QUORUM;
 use piculet_quorum::meta::TxnOutcome;
 use piculet_quorum::meta::create::CreateLog;
 use piculet_quorum::wire::message::Proposal;
 use tokio::time::Instant;
 
+/// How a new log is to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// What an append is acknowledged for: [`Level::Memory`] survives the loss of any one machine and
+    /// a crash of all three nodes' processes; [`Level::Disk`] a power cut of everything as well. It
+    /// cannot be changed later.
+    pub durability: Level,
+}
+
 /// Creates a log.
 ///
 /// # Errors
 /// As [`Client::create_log`](crate::Client::create_log).
-pub(crate) async fn create_log(pool: &Pool, name: &LogName, deadline: Instant) -> Result<LogId, Error> {
+pub(crate) async fn create_log(
+    pool: &Pool,
+    name: &LogName,
+    options: LogOptions,
+    deadline: Instant,
+) -> Result<LogId, Error> {
+    let LogOptions { durability } = options;
+    if durability == Level::Disk {
+        check_buffers(pool, durability).await?;
+    }
     loop {
         let log = random_log()?;
-        let create = CreateLog { name: name.clone(), log, durability: Level::default() };
+        let create = CreateLog { name: name.clone(), log, durability };
         if let TxnOutcome::Applied(_) = pool.settle(Proposal::Create(create), deadline).await? {
             return Ok(log);
         }
@@ -26,6 +45,20 @@ pub(crate) async fn create_log(pool: &Pool, name: &LogName, deadline: Instant) -
             None => {}
         }
     }
+}
+
+/// Checks that there can be a segment of this level: a buffer for it is a setting of each node.
+async fn check_buffers(pool: &Pool, level: Level) -> Result<(), Error> {
+    let nodes = pool.nodes().await?;
+    let with: Vec<_> = nodes.iter().filter(|(_, view)| view.lives.contains_key(&level)).collect();
+    if with.len() >= ACK_QUORUM {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "a log of durability {level} needs {ACK_QUORUM} nodes with a buffer of that level, and {} of {} have one; set buffer.{level}.dir on the nodes and start them again",
+        with.len(),
+        nodes.len()
+    )))
 }
 
 fn random_log() -> Result<LogId, Error> {

@@ -9,6 +9,7 @@ mod delete;
 mod tests;
 mod truncate;
 
+pub use create::LogOptions;
 pub(crate) use create::create_log;
 pub(crate) use delete::delete_log;
 pub(crate) use truncate::truncate_log;

@@ -71,8 +71,12 @@ impl Takeover<'_> {
         } else {
             format!("only {} is there", names.join(", "))
         };
+        let or = match level {
+            Level::Memory => "",
+            Level::Disk => ", or set buffer.disk.dir where it is missing",
+        };
         Err(Error::TakeOver(format!(
-            "a new segment needs {ACK_QUORUM} usable nodes and {there}; start another"
+            "a new segment needs {ACK_QUORUM} usable nodes with a {level} buffer and {there}; start another{or}"
         )))
     }
 

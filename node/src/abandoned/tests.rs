@@ -1,5 +1,5 @@
 use super::*;
-use crate::fixture::{Fixture, Running, Writer, eventually};
+use crate::fixture::{Fixture, Running, Writer, eventually, memory};
 use crate::local::free_port;
 use crate::membership::Life;
 use crate::server::Server;
@@ -27,7 +27,7 @@ async fn node(fixture: &Fixture, name: &str) -> Node {
     let (core, life) = fixture.core_with(config, Arc::new(fixture.meta.clone())).await;
     let peers = fixture.peers(&core);
     let server = Server::start(Arc::clone(&core), fixture.identity(name), Arc::clone(&peers)).await.unwrap();
-    let running = Running::start(&core, life);
+    let running = Running::start(&core);
     Node { core, life, peers, server, running }
 }
 
@@ -213,7 +213,7 @@ async fn a_segment_is_a_candidate_while_nobody_appends_or_repairs() {
     core.refresh_log(writer.log).await.unwrap();
     let moved = seen(core.clock.now()).expect("nobody has come");
     assert!(moved.since > gone.since && moved.epoch == Epoch(2), "{moved:?}");
-    let at = Address { log: log.id, segment: writer.number, epoch: Epoch(2), incarnation: core.memory };
+    let at = Address { log: log.id, segment: writer.number, epoch: Epoch(2), incarnation: memory(&core) };
     log.lock().replica.open(&Open { at, repair: true }).unwrap();
     assert_eq!(seen(core.clock.now()), None, "a takeover repairs");
     assert_ne!(never.rank, {

@@ -1,5 +1,7 @@
+mod producers;
+
 use super::*;
-use crate::fixture::{Fixture, Lossy, Lost, Running, Writer, applied, eventually};
+use crate::fixture::{Fixture, Lossy, Lost, Running, Writer, applied, eventually, used};
 use crate::membership::Life;
 use piculet_meta::Metadata;
 use piculet_quorum::ids::{Chain, Index, Revision};
@@ -8,13 +10,12 @@ use piculet_quorum::meta::{FlushRecord, Key, Record, SegmentEnd, Txn, Write};
 /// A node that runs, with the metadata store behind it.
 async fn started(fixture: &Fixture, name: &str) -> (Arc<Core>, Life, Running) {
     let (core, life) = fixture.core(name).await;
-    let running = Running::start(&core, life);
+    let running = Running::start(&core);
     (core, life, running)
 }
 
 async fn empty(core: &Core) {
-    eventually("the buffer is empty", || core.arena().used_bytes() == 0 && core.unarchived().is_empty())
-        .await;
+    eventually("the buffer is empty", || used(&core) == 0 && core.unarchived().is_empty()).await;
 }
 
 #[tokio::test]
@@ -29,7 +30,7 @@ async fn an_open_segment_is_uploaded_by_size_and_its_memory_freed() {
         writer.commit(&session);
     }
     // The last of 64 KiB or more leaves less than that behind; five batches make a part each.
-    eventually("less than a part is left", || core.arena().used_bytes() <= 2 * (64 << 10)).await;
+    eventually("less than a part is left", || used(&core) <= 2 * (64 << 10)).await;
     let left = writer.archived().await;
     assert!(left.0 >= Index(16) && left.1 == SegmentState::Open, "{left:?}");
     writer.append(&session, 64 << 10);
@@ -101,7 +102,7 @@ async fn another_member_takes_over_when_the_uploaders_lease_ends() {
     let lease = fixture.meta.grant(core.config.lease_ttl()).await.unwrap();
     let flush = Key::Flush(writer.log, writer.number);
     let mut stand = Txn::default().when(flush.clone(), Revision(0));
-    let record = FlushRecord { uploader: dead.member() };
+    let record = FlushRecord { uploader: dead.member(Level::Memory) };
     stand.writes.push(Write::PutLeased(flush.clone(), Record::Flush(record), lease.id()));
     applied(&fixture.meta, &stand).await;
     let session = [(&*core, writer.open(&core).await)];
@@ -141,7 +142,7 @@ async fn a_part_is_not_recorded_against_a_segment_that_was_sealed_meanwhile() {
     let again = Upload::plan(&core, &slot.lock().segments[&writer.number], Index(0), end).unwrap();
     again.run(&core, writer.log, writer.number).await.unwrap();
     assert!(matches!(writer.archived().await.1, SegmentState::Archived(_)));
-    assert_eq!((slot.lock().segments.len(), core.arena().used_bytes()), (0, 0), "freed without a watch");
+    assert_eq!((slot.lock().segments.len(), used(&core)), (0, 0), "freed without a watch");
     writer.check_objects(&core.objects).await;
 }
 
@@ -178,7 +179,7 @@ async fn uploads_go_on_when_the_store_works_again() {
     writer.commit(&session);
     eventually("an upload fails", || !core.store_health.is_up()).await;
     assert_eq!(writer.archived().await.0, Index(0));
-    assert!(core.arena().used_bytes() > 0, "what is not archived is kept");
+    assert!(used(&core) > 0, "what is not archived is kept");
     std::fs::remove_file(fixture.objects()).unwrap();
     std::fs::rename(fixture.objects().with_extension("away"), fixture.objects()).unwrap();
     writer.until_archived().await;
@@ -203,7 +204,7 @@ async fn lost_requests_and_answers_change_nothing_in_the_end() {
     writer.commit(&session);
     let (answer, request) = (Some(Lost::Answer), Some(Lost::Request));
     lossy.lose([request, answer, answer, request, None, request, request, answer, None, answer]);
-    let running = Running::start(&core, life);
+    let running = Running::start(&core);
     eventually("everything planned is lost", || lossy.plan.lock().is_empty()).await;
     writer.until_archived().await;
     lossy.lose([answer]);

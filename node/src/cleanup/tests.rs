@@ -1,5 +1,5 @@
 use super::*;
-use crate::fixture::{Fixture, Lossy, Lost, Running, Writer, eventually};
+use crate::fixture::{Fixture, Lossy, Lost, Running, Writer, eventually, used};
 use crate::membership::Life;
 use piculet_meta::Metadata;
 use piculet_quorum::ids::{Index, Offset, Timestamp};
@@ -78,7 +78,7 @@ async fn site() -> Site {
 #[tokio::test]
 async fn what_lies_below_the_trim_offset_is_deleted_but_the_newest_segment_stays() {
     let mut site = site().await;
-    let running = Running::start(&site.core.0, site.core.1);
+    let running = Running::start(&site.core.0);
     for _ in 0..3 {
         site.archive_and_roll().await;
     }
@@ -108,9 +108,28 @@ async fn what_lies_below_the_trim_offset_is_deleted_but_the_newest_segment_stays
 }
 
 #[tokio::test]
+async fn the_newest_part_of_a_log_with_producers_stays_until_there_is_a_newer_one() {
+    let mut site = site().await;
+    let running = Running::start(&site.core.0);
+    for _ in 0..2 {
+        site.archive_and_roll().await;
+    }
+    let begin = async || crate::producers::for_writer(&site.core.0, site.writer.log).await.unwrap();
+    begin().await;
+    // Everything, while the newest segment is empty and open.
+    site.writer.trim(Offset(2)).await;
+    site.until_left(&[1, 2], &[1]).await;
+    let found = begin().await.expect("the log is there");
+    assert_eq!(found.from, Some((SegmentNumber(1), Index(1))));
+    site.archive_and_roll().await;
+    site.until_left(&[2, 3], &[2]).await;
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_deleted_log_goes_with_all_that_is_its_own() {
     let mut site = site().await;
-    let running = Running::start(&site.core.0, site.core.1);
+    let running = Running::start(&site.core.0);
     for _ in 0..2 {
         site.archive_and_roll().await;
     }
@@ -120,7 +139,7 @@ async fn a_deleted_log_goes_with_all_that_is_its_own() {
     let stray = part_that_nobody_recorded(&site).await;
     site.writer.delete(wall_clock()).await;
     site.until_left(&[], &[1]).await;
-    assert_eq!(site.core.0.arena().used_bytes(), 0);
+    assert_eq!(used(&site.core.0), 0);
     let now = site.fixture.snapshot().await;
     assert!(matches!(step::of(site.writer.log, &now, wall_clock()), Step::Wait(_)), "the tombstone stays");
     running.stop().await;
@@ -131,7 +150,7 @@ async fn a_deleted_log_goes_with_all_that_is_its_own() {
     record.deleted = Some(Timestamp(1));
     let old = Txn::default().put(key.clone(), Record::Log(record));
     crate::fixture::applied(&site.fixture.meta, &old).await;
-    let running = Running::start(&site.other.0, site.other.1);
+    let running = Running::start(&site.other.0);
     site.until_left(&[], &[]).await;
     assert!(!stray.exists());
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -160,7 +179,7 @@ async fn lost_answers_leave_no_objects_behind() {
         let fixture = Fixture::new();
         let lossy = Lossy { inner: fixture.meta.clone(), ..Lossy::default() };
         let mut site = Site::new(fixture, Arc::new(lossy.clone())).await;
-        let running = Running::start(&site.core.0, site.core.1);
+        let running = Running::start(&site.core.0);
         site.archive_and_roll().await;
         running.stop().await;
         site.writer.trim(Offset(1)).await;
@@ -177,7 +196,7 @@ async fn lost_answers_leave_no_objects_behind() {
 #[tokio::test]
 async fn the_nodes_take_turns() {
     let mut site = site().await;
-    let running = [Running::start(&site.core.0, site.core.1), Running::start(&site.other.0, site.other.1)];
+    let running = [Running::start(&site.core.0), Running::start(&site.other.0)];
     let both = |key: &Key| matches!(key, Key::Node(_));
     let deadline = Instant::now() + Duration::from_secs(30);
     while site.fixture.snapshot().await.records.keys().filter(|key| both(key)).count() < 2 {

@@ -3,6 +3,7 @@
 use super::Output;
 use super::output::say;
 use crate::local::LocalError;
+use crate::node::NodeError;
 use crate::settings::SettingsError;
 use piculet_client::Error;
 use piculet_client::transport::TlsError;
@@ -19,7 +20,7 @@ pub struct Failure {
 
 /// What an error code means to a shell: the exit code, what it stands for, and the error codes that
 /// lead to it. Every other error code leads to [`FAILED`].
-pub(super) const EXITS: [(u8, &str, &[&str]); 10] = [
+pub(super) const EXITS: [(u8, &str, &[&str]); 12] = [
     (2, "wrong use of the command line or a wrong setting", &["usage", "settings", "setting", "bad-address"]),
     (3, "there is no such log, or it has been deleted", &["not-found", "deleted"]),
     (4, "there is a log of that name already", &["already-exists"]),
@@ -34,6 +35,8 @@ pub(super) const EXITS: [(u8, &str, &[&str]); 10] = [
     (9, "the outcome is not known: look before trying again", &["unknown-outcome"]),
     (10, "data is damaged or lost, or copies differ", &["damaged", "lost", "alarm"]),
     (11, "the nodes are overloaded: try again later", &["overloaded"]),
+    (12, "the node's disk failed: replace it before the node is started again", &["buffer-failed"]),
+    (13, "the log does not end at the offset that was expected", &["offset-mismatch"]),
 ];
 
 /// The exit code of every failure that has none of its own.
@@ -100,6 +103,9 @@ impl<E: Display + 'static> From<E> for Failure {
 fn code(error: &dyn Any) -> &'static str {
     if let Some(error) = error.downcast_ref::<Error>() {
         return error.code();
+    }
+    if let Some(NodeError::BufferFailed { .. }) = error.downcast_ref() {
+        return "buffer-failed";
     }
     if error.is::<TlsError>() {
         return "certificate";

@@ -10,7 +10,7 @@ use piculet_meta::MetaOptions;
 use piculet_quorum::archiver::FlushOptions;
 use piculet_quorum::ids::NodeId;
 use piculet_quorum::recovery::RecoveryOptions;
-use piculet_storage::{ArenaOptions, S3Options};
+use piculet_storage::{ArenaOptions, DiskOptions, S3Options};
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -97,6 +97,8 @@ pub struct TlsConfig {
 pub struct BufferConfig {
     /// For segments of level `memory`.
     pub memory: MemoryConfig,
+    /// For segments of level `disk`, if the node has a directory for it.
+    pub disk: Option<DiskConfig>,
 }
 
 /// The memory buffer.
@@ -108,6 +110,17 @@ pub struct MemoryConfig {
     pub bytes: u64,
     /// What a segment with entries holds at least, in bytes.
     pub chunk_bytes: usize,
+}
+
+/// The disk buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// A directory on a local disk, of this node alone.
+    pub dir: PathBuf,
+    /// How much it holds, in memory and on disk, in bytes.
+    pub bytes: u64,
+    /// Size of one file, in bytes.
+    pub file_bytes: u64,
 }
 
 /// When parts are uploaded.
@@ -227,6 +240,11 @@ impl NodeConfig {
                     bytes: settings.bytes("buffer.memory.bytes"),
                     chunk_bytes: settings.length("buffer.memory.chunk_bytes"),
                 },
+                disk: settings.path_if_set("buffer.disk.dir").map(|dir| DiskConfig {
+                    dir,
+                    bytes: settings.bytes("buffer.disk.bytes"),
+                    file_bytes: settings.bytes("buffer.disk.file_bytes"),
+                }),
             },
             flush: FlushConfig(FlushOptions {
                 bytes: settings.bytes("flush.bytes"),
@@ -260,6 +278,13 @@ impl NodeConfig {
     pub fn arena(&self) -> ArenaOptions {
         let MemoryConfig { bytes, chunk_bytes, .. } = self.buffer.memory;
         ArenaOptions { bytes, chunk_bytes }
+    }
+
+    /// Size of the disk buffer, if the node has one.
+    #[must_use]
+    pub fn disk(&self) -> Option<DiskOptions> {
+        let DiskConfig { bytes, file_bytes, .. } = *self.buffer.disk.as_ref()?;
+        Some(DiskOptions { bytes, file_bytes, ..DiskOptions::default() })
     }
 
     /// How the object store is reached.

@@ -19,6 +19,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 const LOG_VARIABLES: &str = "PICULET_NODE_LOG";
 /// Where buffers lie: the tmpfs that every Linux has.
 const TMPFS: &str = "/dev/shm";
+/// Size of a file of a node's disk buffer: three nodes share a disk.
+const DISK_FILE_BYTES: u64 = 16 << 20;
 
 /// What a local cluster is made of.
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ pub struct ClusterSpec {
     pub store: Store,
     /// Size of each node's memory buffer, in bytes.
     pub buffer_bytes: u64,
+    /// Size of each node's disk buffer, in bytes.
+    pub disk_bytes: u64,
     /// A part is uploaded when this many bytes wait.
     pub flush_bytes: u64,
     /// How long waiting bytes get company, unless they are few.
@@ -46,7 +50,8 @@ pub struct ClusterSpec {
 }
 
 impl ClusterSpec {
-    /// Three nodes with buffers of 256 MiB and the usual settings, everything in `dir`.
+    /// Three nodes with buffers of 256 MiB at each level and the usual settings,
+    /// everything but the memory in `dir`.
     #[must_use]
     pub fn new(program: PathBuf, dir: &Path, metadata: String, store: Store) -> Self {
         Self {
@@ -57,6 +62,7 @@ impl ClusterSpec {
             metadata,
             store,
             buffer_bytes: 256 << 20,
+            disk_bytes: 256 << 20,
             flush_bytes: FLUSH_BYTES,
             flush_interval: FLUSH_INTERVAL.into(),
             flush_max_interval: FLUSH_INTERVAL_MAX.into(),
@@ -169,7 +175,8 @@ impl LocalCluster {
             make_certs(&spec.certs, &nodes)?;
         }
         for node in &nodes {
-            let settings = settings(&spec, node, &buffers.path().join(&node.name));
+            let memory = buffers.path().join(&node.name);
+            let settings = settings(&spec, node, &memory, &node.dir.join("disk"));
             let file = node.dir.join("node.toml");
             let written = fs::create_dir_all(&node.dir).and_then(|()| fs::write(&file, settings));
             written.map_err(LocalError::io("write", file.display()))?;
@@ -227,6 +234,39 @@ impl LocalCluster {
         let (node, _) = self.node(at)?;
         node.running()?.kill()?;
         node.process = None;
+        Ok(())
+    }
+
+    /// Kills every node that is running with SIGKILL, all at once. Blocks for the milliseconds until
+    /// they are gone.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn kill_all(&mut self) -> Result<(), LocalError> {
+        for process in self.nodes.iter_mut().filter_map(|node| node.process.as_mut()) {
+            process.send_kill()?;
+        }
+        for node in &mut self.nodes {
+            if let Some(mut process) = node.process.take() {
+                process.kill()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts every node that is not running, all at once, and waits until they are ready.
+    /// Cancel-safe: the nodes go on starting.
+    ///
+    /// # Errors
+    /// As [`start_node`](Self::start_node).
+    pub async fn start_all(&mut self) -> Result<(), LocalError> {
+        let Self { nodes, spec, .. } = self;
+        for node in nodes.iter_mut().filter(|node| node.process.is_none()) {
+            node.launch(spec).await?;
+        }
+        for node in nodes {
+            node.ready().await?;
+        }
         Ok(())
     }
 
@@ -315,12 +355,20 @@ struct Tls {
 #[derive(Serialize)]
 struct Buffers<'a> {
     memory: Buffer<'a>,
+    disk: DiskBuffer<'a>,
 }
 
 #[derive(Serialize)]
 struct Buffer<'a> {
     dir: &'a Path,
     bytes: u64,
+}
+
+#[derive(Serialize)]
+struct DiskBuffer<'a> {
+    dir: &'a Path,
+    bytes: u64,
+    file_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -332,7 +380,7 @@ struct Flush {
     max_interval: u64,
 }
 
-fn settings(spec: &ClusterSpec, node: &LocalNode, buffer: &Path) -> String {
+fn settings(spec: &ClusterSpec, node: &LocalNode, memory: &Path, disk: &Path) -> String {
     let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     let settings = Settings {
         name: &node.name,
@@ -350,7 +398,10 @@ fn settings(spec: &ClusterSpec, node: &LocalNode, buffer: &Path) -> String {
             cert: spec.certs.join(format!("{}.pem", node.name)),
             key: spec.certs.join(format!("{}.key", node.name)),
         },
-        buffer: Buffers { memory: Buffer { dir: buffer, bytes: spec.buffer_bytes } },
+        buffer: Buffers {
+            memory: Buffer { dir: memory, bytes: spec.buffer_bytes },
+            disk: DiskBuffer { dir: disk, bytes: spec.disk_bytes, file_bytes: DISK_FILE_BYTES },
+        },
         flush: Flush {
             bytes: spec.flush_bytes,
             interval: millis(spec.flush_interval),

@@ -156,8 +156,16 @@ impl Process {
     /// # Errors
     /// When the kernel refuses.
     pub fn kill(&mut self) -> Result<ExitStatus, LocalError> {
-        self.child.0.kill().map_err(LocalError::io("kill", &self.name))?;
+        self.send_kill()?;
         self.child.0.wait().map_err(LocalError::io("reap", &self.name))
+    }
+
+    /// Sends it SIGKILL, and does not wait for its end.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(super) fn send_kill(&mut self) -> Result<(), LocalError> {
+        self.child.0.kill().map_err(LocalError::io("kill", &self.name))
     }
 
     /// Asks `probe` again and again until it says yes. `awaited` completes the message "it did

@@ -3,7 +3,7 @@
 use super::Log;
 use crate::core::Core;
 use piculet_meta::MetaError;
-use piculet_quorum::ids::{Index, LogId, Revision, SegmentNumber};
+use piculet_quorum::ids::{Index, Level, LogId, Revision, SegmentNumber};
 use piculet_quorum::meta::{
     FlushRecord, Key, LogRecord, PartRecord, PartRow, Range, Record, SegmentRecord, SegmentState, Snapshot,
     StoreRevision, Versioned,
@@ -69,7 +69,8 @@ impl Core {
         if record.deleted.is_some() {
             if at > self.applied() {
                 // What was read before may yet come in: it must find the tombstone.
-                self.logs.get_or_create(self, log);
+                // Of which level it was does not matter any more.
+                self.logs.get_or_create(self, log, Level::default());
             }
             self.learn_deleted(at, log);
         } else if let Some(slot) = self.logs.get(log) {
@@ -80,9 +81,10 @@ impl Core {
     /// Takes in that a log was deleted as of a revision: everything of it that is here goes at once,
     /// archived or not, and whoever writes or reads it is told.
     pub fn learn_deleted(&self, at: StoreRevision, log: LogId) {
+        let mut news = false;
         if let Some(slot) = self.logs.get(log) {
             let mut state = slot.lock();
-            let news = !state.replica.deleted();
+            news = !state.replica.deleted();
             state.learn_deleted(at);
             drop(state);
             if news {
@@ -91,7 +93,9 @@ impl Core {
             }
         }
         // After the log itself, which would else leave its fence behind when it goes.
-        self.logs.forget_fence(log);
+        if self.logs.take_fence(log).is_some() || news {
+            self.forget_fence(log);
+        }
     }
 
     /// Takes in who was elected to upload a segment at a revision.
@@ -116,16 +120,16 @@ impl Core {
     /// # Errors
     /// When the metadata do not answer.
     pub async fn refresh_log(&self, log: LogId) -> Result<Option<Arc<Log>>, MetaError> {
-        let key = Key::Log(log);
-        let snapshot = self.meta.read(std::slice::from_ref(&key), &[]).await?;
+        let keys = [Key::Log(log), Key::Config(log)];
+        let snapshot = self.meta.read(&keys, &[]).await?;
         let Some(record) = self.learn_existence(&snapshot, log) else { return Ok(None) };
         let newest = record.value.next_segment.0.saturating_sub(1);
         let from = SegmentNumber(newest.saturating_sub(1));
         let ranges =
             [Range::Segments(log, from), Range::Parts(log, SegmentNumber(newest)), Range::Parts(log, from)];
-        let snapshot = self.meta.read(std::slice::from_ref(&key), &ranges).await?;
+        let snapshot = self.meta.read(&keys, &ranges).await?;
         let Some(record) = self.learn_existence(&snapshot, log) else { return Ok(None) };
-        let slot = self.logs.get_or_create(self, log);
+        let slot = self.logs.get_or_create(self, log, level(&snapshot, log));
         self.learn_segments(&snapshot);
         self.learn_log(snapshot.at, log, &record.value);
         Ok(Some(slot))
@@ -197,7 +201,7 @@ impl Core {
     /// Takes in a snapshot of everything: also that what is not in it does not exist.
     pub fn learn_everything(&self, snapshot: &Snapshot) {
         self.learn_segments(snapshot);
-        self.logs.forget_fences_but(|log| {
+        self.forget_fences_but(|log| {
             snapshot.log(&Key::Log(log)).is_some_and(|record| record.value.deleted.is_none())
         });
         for log in self.logs.all() {
@@ -218,11 +222,13 @@ impl Core {
     /// The log's place in the table, made if this segment is a reason to have one: what is archived
     /// already, or another life's, is none.
     fn slot_for(&self, log: LogId, segment: &SegmentRecord) -> Option<Arc<Log>> {
-        let mine = segment.member(&self.id) == Some(self.memory);
+        let member = segment.member(&self.id);
+        let mine = member.is_some() && member == self.incarnation(segment.level);
         let wanted = mine && !matches!(segment.state, SegmentState::Archived(_));
         match self.logs.get(log) {
-            None if wanted => Some(self.logs.get_or_create(self, log)),
-            known => known,
+            None if wanted => Some(self.logs.get_or_create(self, log, segment.level)),
+            // Only a deleted log is known under another level than its own.
+            known => known.filter(|slot| slot.level == segment.level),
         }
     }
 }
@@ -233,6 +239,14 @@ pub(crate) fn extend(row: &mut PartRow, first: Index, part: &Versioned<PartRecor
         row.parts.push((first, part.clone()));
     }
     first < row.archived()
+}
+
+/// The level of a log in a snapshot with its settings.
+fn level(snapshot: &Snapshot, log: LogId) -> Level {
+    match snapshot.records.get(&Key::Config(log)).map(|record| &record.value) {
+        Some(Record::Config(config)) => config.durability,
+        _ => Level::default(),
+    }
 }
 
 fn uploader(snapshot: &Snapshot, key: &Key) -> Option<(FlushRecord, Revision)> {

@@ -1,13 +1,14 @@
 use super::*;
-use crate::fixture::{Fixture, Writer};
+use crate::fixture::{Fixture, Writer, memory, used};
 use piculet_meta::Metadata;
 use piculet_quorum::ids::Timestamp;
 use piculet_quorum::meta::{Key, Txn, Write};
 use piculet_quorum::replica::Unanswered;
 use piculet_quorum::wire::message::{Address, Open, Refusal};
+use piculet_storage::Position;
 
 fn open(core: &Core, writer: &Writer, epoch: u64) -> Open {
-    let (log, segment, incarnation) = (writer.log, writer.number, core.memory);
+    let (log, segment, incarnation) = (writer.log, writer.number, memory(core));
     Open { at: Address { log, segment, epoch: Epoch(epoch), incarnation }, repair: false }
 }
 
@@ -19,7 +20,11 @@ async fn fenced_and_archived(fixture: &Fixture, log: u64) -> (Arc<Core>, Writer)
     writer.take_over().await;
     let slot = core.refresh_log(writer.log).await.unwrap().expect("the log is there");
     let fence = Address { epoch: Epoch(2), ..open(&core, &writer, 1).at };
-    slot.lock().replica.fence(&fence).expect("the epoch is known");
+    {
+        let mut state = slot.lock();
+        state.replica.fence(&fence).expect("the epoch is known");
+        slot.fence_at(&core, &mut state).expect("the buffer takes it");
+    }
     writer.seal_as_takeover(&[(&*core, life), (&*other, other_life)]).await;
     core.learn_everything(&fixture.snapshot().await);
     (core, writer)
@@ -56,13 +61,13 @@ async fn a_deleted_log_is_dropped_with_its_memory_and_its_fence() {
     let session = [(&*core, writer.open(&core).await)];
     writer.append(&session, 100 << 10);
     let before = fixture.snapshot().await;
-    assert!(core.arena().used_bytes() > 0);
+    assert!(used(&core) > 0);
 
     writer.delete(Timestamp(5)).await;
     assert!(core.refresh_log(writer.log).await.unwrap().is_none());
     let slot = core.logs.get(writer.log).expect("until the watch has shown it");
     assert!(slot.lock().replica.deleted());
-    assert_eq!(core.arena().used_bytes(), 0, "nothing of it was archived");
+    assert_eq!(used(&core), 0, "nothing of it was archived");
     // Neither an older snapshot nor the records that are still there bring it back.
     let after = fixture.snapshot().await;
     core.learn_everything(&before);
@@ -92,7 +97,7 @@ async fn metadata_that_went_back_delete_nothing() {
     restored.writes.push(Write::Delete(Key::Log(writer.log)));
     fixture.meta.commit(&restored).await.unwrap();
     assert!(core.refresh_log(writer.log).await.unwrap().is_none(), "it is not shown");
-    assert!(core.arena().used_bytes() > 0, "and what is held stays");
+    assert!(used(&core) > 0, "and what is held stays");
 }
 
 #[tokio::test]
@@ -115,10 +120,11 @@ async fn the_fence_of_a_log_that_is_not_in_the_table_goes_with_its_tombstone() {
 fn a_log_that_has_left_costs_a_few_tens_of_bytes() {
     let logs = Logs::default();
     for log in 0..10_000 {
-        logs.fences.lock().insert(LogId(log), Epoch(1));
+        let fence = Fence { epoch: Epoch(1), at: Position::default() };
+        logs.fences.lock().insert(LogId(log), fence);
     }
     // A slot, and one byte of control for each.
-    let slot = size_of::<(LogId, Epoch)>() + 1;
+    let slot = size_of::<(LogId, Fence)>() + 1;
     let bytes = logs.fences.lock().capacity() * slot;
     assert!(bytes / logs.fences() <= 40, "{bytes} bytes for {} logs", logs.fences());
 }

@@ -32,26 +32,6 @@ async fn metadata_of_another_form_are_refused() {
 }
 
 #[tokio::test]
-async fn every_start_gets_a_life_of_its_own() {
-    let lossy = Lossy::default();
-    let first = next_life(&lossy, &node()).await.unwrap();
-    lossy.lose([Some(Lost::Request)]);
-    let second = next_life(&lossy, &node()).await.unwrap();
-    lossy.lose([Some(Lost::Answer)]);
-    let third = next_life(&lossy, &node()).await.unwrap();
-    assert_eq!([first, second, third].map(|life| life.incarnation.0), [1, 2, 3]);
-    let name = node();
-    let (one, other) = tokio::join!(next_life(&lossy, &name), next_life(&lossy, &name));
-    let (one, other) = (one.unwrap(), other.unwrap());
-    assert_eq!(one.incarnation.0.min(other.incarnation.0), 4);
-    assert_eq!(one.incarnation.0.max(other.incarnation.0), 5);
-    let key = Key::Incarnation(node(), Level::Memory);
-    let now = lossy.read(std::slice::from_ref(&key), &[]).await.unwrap().incarnation(&key).unwrap();
-    let winner = if one.incarnation > other.incarnation { one } else { other };
-    assert_eq!((now.value.nonce, now.revision), (winner.nonce, winner.revision));
-}
-
-#[tokio::test]
 async fn a_node_is_registered_for_as_long_as_it_lives() {
     let fixture = Fixture::new();
     let lossy = Lossy { inner: fixture.meta.clone(), ..Lossy::default() };
@@ -60,7 +40,7 @@ async fn a_node_is_registered_for_as_long_as_it_lives() {
     let (stop, stopped) = watch::channel(false);
     let task = tokio::spawn({
         let core = Arc::clone(&core);
-        async move { keep_registered(&core, &life, stopped).await }
+        async move { keep_registered(&core, stopped).await }
     });
     eventually("it has a lease", || core.lease().is_some()).await;
     assert!(core.readiness.registered.load(Ordering::Acquire));
@@ -90,10 +70,10 @@ async fn a_node_is_registered_for_as_long_as_it_lives() {
 #[tokio::test]
 async fn a_displaced_process_does_not_register() {
     let fixture = Fixture::new();
-    let (core, life) = fixture.core("a").await;
-    next_life(&fixture.meta, &core.id).await.unwrap();
+    let (core, _) = fixture.core("a").await;
+    fixture.displace(&core).await;
     let (_stop, stopped) = watch::channel(false);
-    let error = keep_registered(&core, &life, stopped).await.unwrap_err().to_string();
+    let error = keep_registered(&core, stopped).await.unwrap_err().to_string();
     assert!(error.contains("name a is used twice") && error.contains("incarnation 2"), "{error}");
     assert_eq!(record(&fixture).await, None);
 }

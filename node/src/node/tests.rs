@@ -46,9 +46,11 @@ async fn a_node_starts_is_ready_and_stops() {
 async fn what_cannot_be_used_is_named() {
     let fixture = Fixture::new();
     let config = fixture.config("node-1");
-    let error = open(NodeConfig { store: "s3:///nowhere".to_owned(), ..config.clone() }).await.err().unwrap();
+    let error =
+        open::open(NodeConfig { store: "s3:///nowhere".to_owned(), ..config.clone() }).await.err().unwrap();
     assert!(error.to_string().contains("s3:///nowhere"), "{error}");
-    let error = open(NodeConfig { metadata: "mysql://x".to_owned(), ..config.clone() }).await.err().unwrap();
+    let error =
+        open::open(NodeConfig { metadata: "mysql://x".to_owned(), ..config.clone() }).await.err().unwrap();
     assert!(error.to_string().contains("mysql://x"), "{error}");
     let error = Node::start(config).await.err().unwrap();
     assert!(matches!(error, NodeError::Tls(_)) && error.to_string().contains("ca.pem"), "{error}");

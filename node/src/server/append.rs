@@ -14,15 +14,18 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures::future::Either;
 use piculet_client::transport::{FrameReader, ReadError, RecvStream, SendStream, WriteError};
 use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchVerifier};
-use piculet_quorum::ids::{Index, LogId, SegmentNumber, Timestamp};
+use piculet_quorum::ids::{Index, Level, LogId, SegmentNumber, Timestamp};
 use piculet_quorum::replica::Admission;
 use piculet_quorum::wire::codec;
 use piculet_quorum::wire::frame::{self, APPEND_HEAD_BYTES, FrameError, Kind, PREFIX_BYTES};
 use piculet_quorum::wire::message::{Open, Refusal};
 use sessions::Opening;
 use std::collections::BTreeMap;
+use std::future::Pending;
 use std::pin::pin;
 use std::sync::Arc;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 /// Most pieces that are taken from the stream at a time.
 const CHUNKS_AT_ONCE: usize = 64;
@@ -49,6 +52,11 @@ pub(super) async fn serve(
         }
     }
     tracing::debug!(%log, %peer, why = %ended, "a writer's stream has ended");
+}
+
+/// What a notification resolves, if there is one to wait for.
+fn listen(notify: Option<&Notify>) -> Either<Notified<'_>, Pending<()>> {
+    notify.map_or_else(|| Either::Right(std::future::pending()), |notify| Either::Left(notify.notified()))
 }
 
 /// Why a stream of appends has ended.
@@ -136,13 +144,14 @@ impl Appends<'_> {
         let mut chunks = [const { Bytes::new() }; CHUNKS_AT_ONCE];
         loop {
             let slot = self.slot.clone();
-            let mut changed = pin!(match &slot {
-                Some(slot) => Either::Left(slot.changed.notified()),
-                None => Either::Right(std::future::pending()),
-            });
             // Registered before looking, so that nothing that changes meanwhile is missed.
-            if let Either::Left(changed) = changed.as_mut().as_pin_mut() {
-                changed.enable();
+            let mut changed = pin!(listen(slot.as_ref().map(|slot| &slot.changed)));
+            let syncs = slot.as_ref().filter(|slot| slot.level == Level::Disk);
+            let mut synced = pin!(listen(syncs.map(|slot| &slot.synced)));
+            for heard in [&mut changed, &mut synced] {
+                if let Either::Left(heard) = heard.as_mut().as_pin_mut() {
+                    heard.enable();
+                }
             }
             self.look();
             self.acknowledge();
@@ -165,6 +174,7 @@ impl Appends<'_> {
                     Err(error) => return Ended::Read(error),
                 },
                 () = changed => {}
+                () = synced => {}
             }
         }
     }
@@ -281,7 +291,8 @@ impl Appends<'_> {
         // What is here already was checked against what came before it when it came first.
         let before = if repeat { Timestamp(0) } else { local.buffer.end().last_timestamp };
         if !repeat && local.buffer.begin(&header).is_err() {
-            let bytes = self.shared.core.arena().capacity_bytes();
+            let level = self.slot.as_ref().map_or(Level::default(), |slot| slot.level);
+            let bytes = self.shared.core.buffer(level).map_or(0, |buffer| buffer.arena().capacity_bytes());
             self.shared.core.archive_now.notify_one();
             return self.refuse(state, segment, Refusal::Overloaded { bytes });
         }

@@ -2,7 +2,10 @@
 //! out in [`propose`](super::propose).
 
 use super::{Shared, propose};
+use crate::core::Core;
+use crate::logs::Log;
 use crate::metrics;
+use crate::producers::TableError;
 use piculet_meta::MetaError;
 use piculet_quorum::ids::{LogId, LogName, NodeId, SegmentNumber};
 use piculet_quorum::limits::{LIST_PAGE, VIEW_SEGMENTS};
@@ -10,8 +13,12 @@ use piculet_quorum::meta::{
     Key, LogRecord, LogView, Range, Record, SegmentState, SegmentView, Snapshot, Versioned,
 };
 use piculet_quorum::replica::Unanswered;
-use piculet_quorum::wire::message::{Address, FenceOk, Hello, NodeView, Refusal, Request, Response, Welcome};
+use piculet_quorum::wire::message::{
+    Address, FenceOk, Hello, NodeView, ProducersFrom, Refusal, Request, Response, Welcome,
+};
+use piculet_storage::Position;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Answers a request.
 ///
@@ -30,12 +37,29 @@ pub(super) async fn answer(shared: &Shared, request: Request) -> Result<Response
         Request::WriterSeen { log, segment } => {
             shared.core.writer_seen(log, segment).map(Response::WriterSeen)
         }
+        Request::Producers(log) => producers(shared, log).await.map(Response::Producers),
         Request::Fetch { .. }
         | Request::Append(_)
         | Request::Subscribe { .. }
         | Request::Watermarks { .. } => {
             Err(Refusal::Invalid("this request is answered with a stream of frames".to_owned()))
         }
+    }
+}
+
+/// The table of producers that a writer begins with; read where that delays no append.
+async fn producers(shared: &Shared, log: LogId) -> Result<ProducersFrom, Refusal> {
+    let core = Arc::clone(&shared.core);
+    let read = shared.background.spawn(async move { crate::producers::for_writer(&core, log).await });
+    match read.await {
+        Ok(Ok(Some(found))) => Ok(found),
+        Ok(Ok(None)) => Err(Refusal::Deleted),
+        Ok(Err(TableError::Meta(error))) => Err(refusal(error)),
+        Ok(Err(error)) => {
+            tracing::warn!(%log, %error, "a log's table of producers cannot be read");
+            Err(Refusal::Unavailable(error.to_string()))
+        }
+        Err(error) => Err(Refusal::Unavailable(format!("the node is stopping: {error}"))),
     }
 }
 
@@ -148,42 +172,57 @@ pub(super) fn damaged(log: LogId, segment: SegmentNumber, first: piculet_quorum:
     Refusal::Unavailable(format!("metadata are damaged: {what}"))
 }
 
-/// Fences a segment held here; a fence is decided in `piculet_quorum::replica::fence`.
+/// Fences a segment held here; a fence is decided in `piculet_quorum::replica::fence`. It is
+/// reported when it is at rest, as things stand then.
 async fn fence(shared: &Shared, at: &Address) -> Result<FenceOk, Refusal> {
     let core = &shared.core;
-    let mut refreshed = false;
+    // Held on to, so that the log does not leave the table before it is asked.
+    let mut read: Option<Arc<Log>> = None;
+    let mut rested = None;
     loop {
-        if let Some(slot) = core.logs.get(at.log) {
-            let mut state = slot.lock();
-            match state.replica.fence(at) {
-                Ok(fenced) => {
-                    // What an older epoch was about to append is not here. A repair that goes on
-                    // in this epoch keeps what it has staged.
-                    let idle = !state.replica.has_appender(at.segment);
-                    if let Some(local) = state.segments.get_mut(&at.segment).filter(|_| idle) {
-                        local.buffer.discard();
-                    }
-                    state.note_writers(core.clock.now());
-                    drop(state);
-                    slot.notify_changed();
-                    metrics::fenced();
-                    return Ok(fenced);
-                }
-                Err(Unanswered::Refused(refusal)) => return Err(refusal),
-                Err(Unanswered::NeedMetadata) if refreshed => return Err(Refusal::NotHere),
-                Err(Unanswered::NeedMetadata) => {}
+        let Some(slot) = read.clone().or_else(|| core.logs.get(at.log)) else {
+            read = Some(refresh(core, at.log).await?);
+            continue;
+        };
+        match try_fence(core, &slot, at) {
+            Ok((fenced, rest)) if rested >= Some(rest) => {
+                metrics::fenced();
+                return Ok(fenced);
             }
-        } else if refreshed {
-            return Err(Refusal::NotHere);
+            Ok((_, rest)) => {
+                core.until_at_rest(slot.level, rest).await;
+                rested = Some(rest);
+            }
+            Err(Unanswered::Refused(refusal)) => return Err(refusal),
+            Err(Unanswered::NeedMetadata) if read.is_some() => return Err(Refusal::NotHere),
+            Err(Unanswered::NeedMetadata) => read = Some(refresh(core, at.log).await?),
         }
-        if at.incarnation != core.memory {
-            return Err(Refusal::WrongIncarnation { current: core.memory });
-        }
-        if core.refresh_log(at.log).await.map_err(refusal)?.is_none() {
-            return Err(Refusal::Deleted);
-        }
-        refreshed = true;
     }
+}
+
+async fn refresh(core: &Core, log: LogId) -> Result<Arc<Log>, Refusal> {
+    core.refresh_log(log).await.map_err(refusal)?.ok_or(Refusal::Deleted)
+}
+
+/// Raises the fence, and says what is held and when that may be told.
+fn try_fence(core: &Core, slot: &Log, at: &Address) -> Result<(FenceOk, Position), Unanswered> {
+    let mut state = slot.lock();
+    let before = state.replica.fence_epoch();
+    let fenced = state.replica.fence(at)?;
+    let rest = slot.fence_at(core, &mut state)?;
+    // What an older epoch was about to append is not here. A repair that goes on in this epoch keeps
+    // what it has staged.
+    let idle = !state.replica.has_appender(at.segment);
+    if let Some(local) = state.segments.get_mut(&at.segment).filter(|_| idle) {
+        local.buffer.discard();
+    }
+    state.note_writers(core.clock.now());
+    let raised = state.replica.fence_epoch() > before;
+    drop(state);
+    if raised {
+        slot.notify_changed();
+    }
+    Ok((fenced, rest))
 }
 
 pub(super) fn refusal(error: MetaError) -> Refusal {

@@ -12,6 +12,7 @@ use crate::peers::Peers;
 use piculet_client::transport::{
     Accepted, Acceptor, Endpoint, EndpointError, FrameReader, Identity, RecvStream, SendStream, send_message,
 };
+use piculet_quorum::ids::Level;
 use piculet_quorum::wire::codec;
 use piculet_quorum::wire::frame::Kind;
 use piculet_quorum::wire::message::{Refusal, Request, Response};
@@ -132,6 +133,11 @@ impl Server {
 
 async fn serve(shared: &Shared, mut acceptor: Acceptor, mut stopped: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
+    // On this thread, so that an acknowledgement does not wait for another one to wake.
+    let mut syncing = JoinSet::new();
+    for level in shared.core.levels().filter(|level| *level == Level::Disk) {
+        syncing.spawn(count_synced(Arc::clone(&shared.core), level));
+    }
     loop {
         tokio::select! {
             accepted = acceptor.accept() => match accepted {
@@ -146,10 +152,20 @@ async fn serve(shared: &Shared, mut acceptor: Acceptor, mut stopped: watch::Rece
                 }
             },
             Some(ended) = connections.join_next() => check_ended(ended),
+            Some(ended) = syncing.join_next() => check_ended(ended),
             _ = stopped.changed() => break,
         }
     }
     connections.shutdown().await;
+    syncing.shutdown().await;
+}
+
+/// Lets what a level's buffer syncs count as it goes.
+async fn count_synced(core: Arc<Core>, level: Level) {
+    let Some(mut synced) = core.buffer(level).map(|buffer| buffer.synced()) else { return };
+    while synced.changed().await.is_ok() {
+        core.count_synced(level);
+    }
 }
 
 /// Streams and connections end by returning or with the server; a panic has aborted the process.

@@ -1,14 +1,14 @@
 use super::*;
-use crate::fixture::{Fixture, Writer, applied, eventually};
-use piculet_quorum::ids::{Chain, Epoch, Incarnation, NodeId, Offset, Timestamp};
+use crate::fixture::{Fixture, Writer, applied, eventually, memory};
+use piculet_quorum::ids::{Chain, Epoch, Incarnation, Level, NodeId, Offset, Timestamp};
 use piculet_quorum::meta::{Member, PartRow, SegmentEnd, SegmentState, Txn, Write};
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
-fn following(core: &Arc<Core>, life: Life) -> JoinHandle<ViewError> {
+fn following(core: &Arc<Core>) -> JoinHandle<ViewError> {
     let core = Arc::clone(core);
     tokio::spawn(async move {
-        match follow(&core, &life).await {
+        match follow(&core).await {
             Ok(never) => match never {},
             Err(error) => error,
         }
@@ -45,30 +45,33 @@ fn held(core: &Core, log: u64) -> Vec<(u64, u64)> {
 #[tokio::test]
 async fn only_what_concerns_the_node_is_kept() {
     let fixture = Fixture::new();
-    let (core, life) = fixture.core("a").await;
+    let (core, _) = fixture.core("a").await;
     let stranger = Member { node: NodeId::new("z").unwrap(), incarnation: Incarnation(1) };
-    let earlier = Member { incarnation: Incarnation(core.memory.0 + 1), ..core.member() };
+    let earlier = Member { incarnation: Incarnation(memory(&core).0 + 1), ..core.member(Level::Memory) };
     let key = |log: u64, n: u64| Key::Segment(LogId(log), SegmentNumber(n));
     let put = |key: Key, record| Txn::default().put(key, record);
     let open = |members: &[Member]| Record::Segment(segment(members, SegmentState::Open));
-    for (log, members) in [(1, [core.member(), stranger.clone()]), (2, [stranger.clone(), earlier])] {
+    for (log, members) in
+        [(1, [core.member(Level::Memory), stranger.clone()]), (2, [stranger.clone(), earlier])]
+    {
         applied(&fixture.meta, &put(key(log, 0), open(&members))).await;
     }
     let done = SegmentState::Archived(end(0));
-    let archived = Record::Segment(segment(&[core.member(), stranger.clone()], done));
+    let archived = Record::Segment(segment(&[core.member(Level::Memory), stranger.clone()], done));
     applied(&fixture.meta, &put(key(3, 0), archived)).await;
-    let view = following(&core, life);
+    let view = following(&core);
     eventually("the first snapshot is taken in", || core.readiness.missing().len() == 2).await;
     assert_eq!((held(&core, 1), core.logs.all().len()), (vec![(0, 0)], 1));
 
     // New segments, parts with and without the record, elections.
-    applied(&fixture.meta, &put(key(1, 1), open(&[core.member(), stranger.clone()]))).await;
+    applied(&fixture.meta, &put(key(1, 1), open(&[core.member(Level::Memory), stranger.clone()]))).await;
     let parts = |n, first, to| put(Key::Part(LogId(1), SegmentNumber(n), Index(first)), part(to));
     applied(&fixture.meta, &parts(0, 0, 5)).await;
     applied(&fixture.meta, &parts(0, 5, 7)).await;
     eventually("the parts are known", || held(&core, 1) == [(0, 7), (1, 0)]).await;
     applied(&fixture.meta, &put(key(4, 0), open(std::slice::from_ref(&stranger)))).await;
-    let done = Record::Segment(segment(&[core.member(), stranger], SegmentState::Archived(end(9))));
+    let done =
+        Record::Segment(segment(&[core.member(Level::Memory), stranger], SegmentState::Archived(end(9))));
     applied(&fixture.meta, &parts(0, 7, 9).put(key(1, 0), done)).await;
     eventually("the archived segment is dropped", || held(&core, 1) == [(1, 0)]).await;
     let mut delete = Txn::default();
@@ -92,7 +95,7 @@ async fn a_part_that_does_not_connect_makes_the_segment_be_read_again() {
     assert_eq!(held(&core, 1), [(0, 4)]);
     let gap = applied(&fixture.meta, &Txn::default().put(key(6), part(9))).await;
     let change = vec![(key(6), Some(Versioned { revision: gap, value: part(9) }))];
-    let again = changed(&core, &life, StoreRevision(gap.0), change).unwrap();
+    let again = changed(&core, StoreRevision(gap.0), change).unwrap();
     assert_eq!(again, [(writer.log, writer.number)]);
     applied(&fixture.meta, &Txn::default().put(key(4), part(6))).await;
     core.refresh_segment(writer.log, writer.number).await.unwrap();
@@ -136,14 +139,14 @@ async fn what_is_older_than_what_is_known_brings_nothing_back() {
 async fn a_second_start_under_one_name_stops_the_first() {
     let fixture = Fixture::new();
     let (core, life) = fixture.core("a").await;
-    let view = following(&core, life);
+    let view = following(&core);
     eventually("the first snapshot is taken in", || core.readiness.missing().len() == 2).await;
-    let second = membership::next_life(&fixture.meta, &core.id).await.unwrap();
+    let second = fixture.displace(&core).await;
     let error = view.await.unwrap();
     assert!(matches!(error, ViewError::Life(MembershipError::NameTwice { .. })), "{error}");
     assert!(error.to_string().contains("name a is used twice"), "{error}");
     // Whoever starts to watch after that sees it as well.
-    let late = following(&core, life).await.unwrap();
+    let late = following(&core).await.unwrap();
     assert!(matches!(late, ViewError::Life(MembershipError::NameTwice { .. })), "{late}");
     assert_eq!(second.incarnation, life.incarnation.plus(1));
 }
@@ -151,19 +154,18 @@ async fn a_second_start_under_one_name_stops_the_first() {
 #[tokio::test]
 async fn metadata_that_went_back_or_were_rebuilt_stop_the_node() {
     let fixture = Fixture::new();
-    let (core, life) = fixture.core("a").await;
+    let (core, _) = fixture.core("a").await;
     let snapshot = fixture.snapshot().await;
     let mut rebuilt = snapshot.clone();
     rebuilt.records.remove(&Key::Cluster);
-    let error = reset(&core, &life, &rebuilt).unwrap_err();
+    let error = reset(&core, &rebuilt).unwrap_err();
     assert!(matches!(error, ViewError::Cluster { found: None, .. }), "{error}");
-    reset(&core, &life, &snapshot).unwrap();
+    reset(&core, &snapshot).unwrap();
     core.set_applied(StoreRevision(snapshot.at.0 + 1));
-    let error = reset(&core, &life, &snapshot).unwrap_err();
+    let error = reset(&core, &snapshot).unwrap_err();
     assert!(matches!(error, ViewError::WentBack { .. }), "{error}");
     let gone = changed(
         &core,
-        &life,
         StoreRevision(snapshot.at.0 + 2),
         vec![(Key::Incarnation(core.id.clone(), Level::Memory), None)],
     );

@@ -71,6 +71,14 @@ impl Start {
         self.begun.as_ref().filter(|begun| same(begun)).is_some_and(|begun| Some(begun) == read)
     }
 
+    /// The incarnation of a new life: one that neither the metadata nor the directory has ever seen,
+    /// be it that the metadata were restored from a backup.
+    #[must_use]
+    pub fn next(&self, read: Option<&IncarnationRecord>) -> Incarnation {
+        let seen = [read, self.adopted.as_ref(), self.begun.as_ref()].into_iter().flatten();
+        seen.map(|life| life.incarnation).max().unwrap_or_default().plus(1)
+    }
+
     /// Whether the buffer may keep its incarnation: nothing of it is damaged, and the record has the
     /// very life that the contents are of.
     #[must_use]
@@ -110,6 +118,8 @@ mod tests {
         assert!(!start.may_keep(Some(&life(4, 40))));
         let bump = Start { begun: Some(life(4, 41)), ..start };
         assert!(!bump.may_keep(Some(&life(4, 41))), "the contents are of the life before");
+        assert_eq!((start.next(None), bump.next(Some(&life(3, 30)))), (Incarnation(4), Incarnation(5)));
+        assert_eq!(Start::default().next(None), Incarnation(1));
         let first = Start { adopted: None, begun: Some(life(1, 10)), damaged: false };
         assert_eq!(first.unfinished(None), None, "there is nothing that its landing could spoil");
         assert!(!first.may_keep(Some(&life(1, 10))));
@@ -124,6 +134,9 @@ mod tests {
         let expected = Txn::default().when(key.clone(), Revision(7));
         assert_eq!(txn, expected.put(key, Record::Incarnation(life(3, 31))));
         let (incarnation, txn) = next_life(&node, Level::Disk, Some(&read), Nonce(32));
-        assert_eq!((incarnation, txn), (Incarnation(4), swap_life(&node, Level::Disk, Some(&read), life(4, 32))));
+        assert_eq!(
+            (incarnation, txn),
+            (Incarnation(4), swap_life(&node, Level::Disk, Some(&read), life(4, 32)))
+        );
     }
 }

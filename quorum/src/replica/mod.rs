@@ -316,13 +316,14 @@ impl Replica {
         self.segments.get_mut(&number).ok_or(Unanswered::NeedMetadata)
     }
 
-    /// Whoever asks means this life of the buffer, and the log has not been deleted.
+    /// The log has not been deleted, which is so for every life of a buffer, and whoever asks means
+    /// this one.
     fn check_addressed(&self, incarnation: Incarnation) -> Result<(), Unanswered> {
-        if incarnation != self.incarnation {
-            return Err(Refusal::WrongIncarnation { current: self.incarnation }.into());
-        }
         if self.deleted {
             return Err(Refusal::Deleted.into());
+        }
+        if incarnation != self.incarnation {
+            return Err(Refusal::WrongIncarnation { current: self.incarnation }.into());
         }
         Ok(())
     }

@@ -206,6 +206,21 @@ fn another_size_is_found_out() {
 }
 
 #[test]
+fn another_number_of_slots_is_as_good() {
+    let dir = dir();
+    let mut first = found(dir.path());
+    first.layout.slots += 64;
+    let (buffer, _) = start(first);
+    let mut batches = Batches::new(0);
+    let mut segment = buffer.segment(PLACE, batches.next, batches.before);
+    append(&mut segment, &batches.next(&[100]), false);
+    drop((segment, buffer));
+    let again = found(dir.path());
+    assert_eq!(again.damage(), None);
+    assert_eq!(start(again).1.segments.len(), 1);
+}
+
+#[test]
 fn a_directory_of_another_cluster_is_refused_and_not_touched() {
     let dir = dir();
     leave(dir.path());

@@ -5,6 +5,7 @@ mod append;
 mod bad_input;
 mod cli;
 mod config;
+mod durability;
 mod failover;
 mod full_buffer;
 mod lifecycle;

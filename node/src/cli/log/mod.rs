@@ -4,10 +4,10 @@ mod describe;
 
 use super::output::Show;
 use super::{ConnectArgs, Failure, Output};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use describe::Described;
-use piculet_client::{Client, Offset};
-use piculet_quorum::ids::{LogId, LogName};
+use piculet_client::{Client, LogOptions, Offset};
+use piculet_quorum::ids::{Level, LogId, LogName};
 use serde::Serialize;
 use std::io::{self, BufWriter, IsTerminal, Write};
 
@@ -22,10 +22,16 @@ pub(super) enum LogCommand {
     #[command(after_help = "\
 A name has 1 to 200 characters from A-Z a-z 0-9 . _ / - and no empty or dot component.
 
+An append to a log of durability `memory` is acknowledged when two nodes hold it in memory that
+outlives their processes: it survives the loss of any one machine, and a crash of all three nodes.
+With `disk` two nodes have it on disk: it survives a power cut of everything as well, and takes as
+long as a disk does. The durability of a log cannot be changed later.
+
 Examples:
   piculet log create orders
-  piculet log create shop/eu/orders")]
-    Create(Named),
+  piculet log create shop/eu/orders
+  piculet log create payments --durability disk")]
+    Create(CreateArgs),
     /// List all logs by name.
     #[command(after_help = "\
 Examples:
@@ -67,6 +73,34 @@ Examples:
   piculet log delete orders          asks first
   piculet log delete orders --yes    does not ask: for scripts")]
     Delete(DeleteArgs),
+}
+
+/// What log is created.
+#[derive(Debug, Args)]
+pub(super) struct CreateArgs {
+    #[command(flatten)]
+    named: Named,
+    /// What an append is acknowledged for.
+    #[arg(long, value_enum, default_value_t = Durability::Memory)]
+    durability: Durability,
+}
+
+/// A log's durability, as it is said on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Durability {
+    /// In the memory of two nodes.
+    Memory,
+    /// On the disks of two nodes.
+    Disk,
+}
+
+impl From<Durability> for Level {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Memory => Self::Memory,
+            Durability::Disk => Self::Disk,
+        }
+    }
 }
 
 /// Which entries are given up.
@@ -143,9 +177,10 @@ struct Listed {
 
 pub(super) async fn run(command: LogCommand, output: Output) -> Result<(), Failure> {
     match command {
-        LogCommand::Create(Named { log, connect }) => {
+        LogCommand::Create(CreateArgs { named: Named { log, connect }, durability }) => {
             let client = connect.connect().await?;
-            let created = client.create_log(&log).await?;
+            let options = LogOptions { durability: durability.into() };
+            let created = client.create_log_with(&log, options).await?;
             client.close().await;
             output.show(&Created { name: log.to_string(), id: id(created) })?;
         }

@@ -12,7 +12,9 @@ use piculet_quorum::limits::{
     RECOVERY_SILENCE, WRITER_TIMEOUT,
 };
 use piculet_quorum::time::Span;
-use piculet_storage::limits::{ARENA_BYTES, CHUNK_BYTES};
+use piculet_storage::limits::{
+    ARENA_BYTES, CHUNK_BYTES, JOURNAL_FILE_BYTES, JOURNAL_FILE_BYTES_MAX, JOURNAL_FILE_BYTES_MIN,
+};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -50,7 +52,7 @@ const fn setting(
 pub static SCHEMA: Schema =
     Schema { subject: "node", prefix: "PICULET_NODE_", owns_prefix: true, foreign: &[], settings: &SETTINGS };
 
-static SETTINGS: [Setting; 33] = [
+static SETTINGS: [Setting; 36] = [
     setting("name", NAME, Required, "Its name: unique in the cluster, kept for ever."),
     setting("listen", ADDRESS, Text("0.0.0.0:7781"), "Where it serves QUIC, over UDP."),
     setting(
@@ -125,6 +127,24 @@ static SETTINGS: [Setting; 33] = [
         bytes(4 * KIB, 64 * MIB),
         Bytes(CHUNK_BYTES as u64),
         "What a segment with entries holds of it at least; no more than `buffer.memory.bytes`.",
+    ),
+    setting(
+        "buffer.disk.dir",
+        Kind::Path,
+        Unset("none: no logs of durability `disk` on this node"),
+        "A directory on a local disk, of this node alone, for logs of durability `disk`.",
+    ),
+    setting(
+        "buffer.disk.bytes",
+        bytes(MIB, 1 << 44),
+        Bytes(ARENA_BYTES),
+        "Size of the disk buffer, in memory and on disk; its files may take twice as much and four files more.",
+    ),
+    setting(
+        "buffer.disk.file_bytes",
+        bytes(JOURNAL_FILE_BYTES_MIN, JOURNAL_FILE_BYTES_MAX),
+        Bytes(JOURNAL_FILE_BYTES),
+        "Size of one of its files; they are deleted one by one as entries are archived.",
     ),
     setting(
         "flush.bytes",

@@ -4,16 +4,19 @@
 use super::Appends;
 use crate::logs::LogState;
 use crate::metrics;
-use piculet_quorum::ids::{Index, SegmentNumber};
+use piculet_quorum::ids::{Index, Level, SegmentNumber};
 use piculet_quorum::replica::{Session, Unanswered};
 use piculet_quorum::wire::frame::{self, Kind};
 use piculet_quorum::wire::message::{Open, Opened, Refusal, Refused};
+use piculet_storage::Position;
 
 /// The right to append to a segment that this stream has, or had.
 pub(super) struct Opening {
     pub(super) session: Session,
     /// Whether there is something to acknowledge.
     pub(super) dirty: bool,
+    /// What was acknowledged last.
+    held: Option<Index>,
     /// How far the client was told that the segment is archived.
     archived: Index,
     /// Whether the client was told that the node is about to stop.
@@ -33,7 +36,9 @@ impl Appends<'_> {
         }
         loop {
             match self.try_open(open) {
-                Ok(opened) => {
+                Ok((opened, level, rest)) => {
+                    // Whoever is told takes it that no older epoch appends here any more.
+                    self.shared.core.until_at_rest(level, rest).await;
                     let message = frame::message(Kind::Opened, &opened).expect("an Opened message is short");
                     return self.out.extend_from_slice(&message);
                 }
@@ -51,7 +56,9 @@ impl Appends<'_> {
         }
     }
 
-    pub(super) fn try_open(&mut self, open: &Open) -> Result<Opened, Unanswered> {
+    /// Opens a segment. Says as well when that may be told: how far its level's buffer must have
+    /// synced.
+    pub(super) fn try_open(&mut self, open: &Open) -> Result<(Opened, Level, Position), Unanswered> {
         let core = &self.shared.core;
         if self.slot.is_none() {
             self.slot = core.logs.get(self.log);
@@ -64,6 +71,7 @@ impl Appends<'_> {
             return Err(Refusal::Draining.into());
         }
         let (session, opened) = state.replica.open(open)?;
+        let rest = slot.fence_at(core, &mut state)?;
         if let Some(local) = state.segments.get_mut(&segment) {
             local.buffer.discard();
         }
@@ -74,9 +82,9 @@ impl Appends<'_> {
         }
         // Whoever had the right before is told that it has gone.
         slot.notify_changed();
-        let opening = Opening { session, dirty: true, archived: Index(0), told_draining: false };
+        let opening = Opening { session, dirty: true, held: None, archived: Index(0), told_draining: false };
         self.sessions.insert(segment, opening);
-        Ok(opened)
+        Ok((opened, slot.level, rest))
     }
 
     async fn refresh(&mut self) -> Result<(), Refusal> {
@@ -90,22 +98,27 @@ impl Appends<'_> {
         }
     }
 
-    /// Acknowledges what has come since the last time.
+    /// Acknowledges what has come since the last time; at a level that syncs, what has been synced.
     pub(super) fn acknowledge(&mut self) {
-        if !self.sessions.values().any(|opening| opening.dirty) {
+        let Some(slot) = self.slot.clone() else { return };
+        let (syncs, come) = (slot.level == Level::Disk, self.sessions.values().any(|opening| opening.dirty));
+        if !come && (!syncs || self.sessions.is_empty()) {
             return;
         }
-        let Some(slot) = self.slot.clone() else { return };
         let state = slot.lock();
-        for (segment, opening) in self.sessions.iter_mut().filter(|(_, opening)| opening.dirty) {
+        for (segment, opening) in self.sessions.iter_mut().filter(|(_, opening)| syncs || opening.dirty) {
             opening.dirty = false;
-            if let Some(ack) = state.replica.ack(opening.session, *segment) {
+            let ack = state.replica.ack(opening.session, *segment);
+            if let Some(ack) = ack.filter(|ack| !syncs || opening.held != Some(ack.held)) {
+                opening.held = Some(ack.held);
                 metrics::acked();
                 self.out.extend_from_slice(&ack.encode());
             }
         }
         drop(state);
-        slot.grown.notify_waiters();
+        if come {
+            slot.grown.notify_waiters();
+        }
     }
 
     /// Something but the tail has changed: tells the client what concerns it.

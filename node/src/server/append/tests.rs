@@ -1,6 +1,6 @@
 use super::*;
 use crate::core::Core;
-use crate::fixture::{Fixture, Writer};
+use crate::fixture::{Fixture, Writer, memory};
 use crate::membership::Life;
 use piculet_quorum::ids::{Epoch, Timestamp};
 use piculet_quorum::replica::Unanswered;
@@ -19,7 +19,7 @@ async fn shared(fixture: &Fixture) -> (Shared, [(Arc<Core>, Life); 2], Writer) {
 }
 
 fn open(core: &Core, writer: &Writer) -> Open {
-    let (log, segment, incarnation) = (writer.log, writer.number, core.memory);
+    let (log, segment, incarnation) = (writer.log, writer.number, memory(core));
     Open { at: Address { log, segment, epoch: Epoch(1), incarnation }, repair: false }
 }
 
@@ -41,7 +41,7 @@ fn refusals(stream: &mut Appends<'_>) -> Vec<Refused> {
 /// For how long the segment has been without a writer, and who that was.
 fn sight(core: &Core, writer: &Writer) -> (bool, Option<String>) {
     let seen = core.writer_seen(writer.log, writer.number).unwrap();
-    assert_eq!((seen.incarnation, seen.epoch), (core.memory, Epoch(1)));
+    assert_eq!((seen.incarnation, seen.epoch), (memory(core), Epoch(1)));
     (seen.gone_ms.is_some(), seen.peer)
 }
 

@@ -151,7 +151,8 @@ async fn nothing_is_made_of_a_tombstone() {
     let takeover = TakeOver { log, read: read.clone(), writer: Nonce(3), holder: holder.clone() };
     let delete = DeleteLog { log, read: read.clone(), writer: Nonce(3), at: Timestamp(6) };
     let [(core, life), (other, other_life)] = &site.members;
-    let ensemble = vec![(core.member(), life.revision), (other.member(), other_life.revision)];
+    let ensemble =
+        vec![(core.member(Level::Memory), life.revision), (other.member(Level::Memory), other_life.revision)];
     let create = CreateOne { level: Level::Memory, ensemble, holder: Some(holder) };
     let create = SealSegment { log, read, seal: None, create: Some(create) };
     for proposal in [Proposal::TakeOver(takeover), Proposal::Delete(delete), Proposal::Seal(Box::new(create))]
