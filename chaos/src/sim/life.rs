@@ -10,7 +10,7 @@ use super::store::{LOG, Records};
 use super::upload::Uploads;
 use super::world::{MS, World};
 use piculet_quorum::batch::Place;
-use piculet_quorum::ids::{Incarnation, Index, Level, Nonce, Revision, SegmentNumber};
+use piculet_quorum::ids::{Index, Level, Nonce, Revision, SegmentNumber};
 use piculet_quorum::meta::register::{Start, swap_life};
 use piculet_quorum::meta::{
     IncarnationRecord, Key, LeaseId, NodeRecord, NodeState, Record, SegmentRecord, Txn, Write,
@@ -134,9 +134,9 @@ impl World {
         if node.start.has_landed(shown) {
             node.start.adopted = node.start.begun;
         }
-        let incarnation = shown.map_or(Incarnation(0), |shown| shown.incarnation);
-        let life =
-            IncarnationRecord { incarnation: if keep { incarnation } else { incarnation.plus(1) }, nonce };
+        let kept = shown.map(|shown| shown.incarnation).filter(|_| keep);
+        let incarnation = kept.unwrap_or_else(|| node.start.next(shown));
+        let life = IncarnationRecord { incarnation, nonce };
         node.start.begun = Some(life);
         node.mine = Some(life);
         life

@@ -9,6 +9,7 @@ use piculet_quorum::batch::{BatchEnd, Place};
 use piculet_quorum::ids::{Epoch, Index, Level, SegmentNumber};
 use piculet_quorum::replica::{ChainAt, Kept};
 use piculet_storage::journal::{Change, Manifest};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 /// The batches of one segment.
@@ -141,7 +142,7 @@ impl Rest {
             _ => None,
         });
         // What is freed is archived, synced or not.
-        Some(first.map_or(run.tail(), |first| first.max(run.start)))
+        Some(first.map_or_else(|| run.tail(), |first| first.max(run.start)))
     }
 
     pub(crate) fn store(&mut self, number: SegmentNumber, batch: Batch, written: bool) {
@@ -168,10 +169,9 @@ impl Rest {
 
     /// A segment is there, from the start that the metadata give it.
     pub(crate) fn create(&mut self, place: Place, at_start: BatchEnd) {
-        if !self.runs.contains_key(&place.segment) {
-            self.runs.insert(place.segment, Run::new(place, Index(0), at_start));
-            self.note(Change::Segment(Manifest::new(place, Index(0), at_start)));
-        }
+        let Entry::Vacant(run) = self.runs.entry(place.segment) else { return };
+        run.insert(Run::new(place, Index(0), at_start));
+        self.note(Change::Segment(Manifest::new(place, Index(0), at_start)));
     }
 
     /// A segment starts anew at what is archived.
