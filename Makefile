@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test model check fix ci bench ready
+.PHONY: help setup demo test sim model check fix ci bench ready
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
@@ -21,6 +21,9 @@ test: ready ## Run all tests, with real etcd, a real S3 server and real node pro
 	cargo build --workspace --locked
 	cargo test --workspace --locked
 
+sim: ## Simulate clusters that misbehave, from SEEDS=n seeds (2000), FIRST=s the first of them
+	cargo run --locked -p piculet-chaos -- sim --seeds '$(or $(SEEDS),2000)' --first '$(or $(FIRST),1)'
+
 model: ## Try everything that can happen to one log, and every missing guard, within larger bounds than in CI
 	PICULET_MODEL=deep cargo test --release --locked -p piculet-quorum --features mutations --test model
 
@@ -32,9 +35,10 @@ fix: ## Format, and apply the lints' own suggestions
 	cargo clippy --workspace --all-targets --locked --fix --allow-dirty --allow-staged
 	cargo fmt --all
 
-ci: ready ## What continuous integration runs: check, test, model, demo
+ci: ready ## What continuous integration runs: check, test, sim, model, demo
 	$(MAKE) check
 	$(MAKE) test
+	$(MAKE) sim SEEDS=2000 FIRST=1
 	cargo test --release --locked -p piculet-quorum --features mutations --test model
 	$(MAKE) demo FILE= MIB=64
 

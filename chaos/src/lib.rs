@@ -1,5 +1,6 @@
 //! Chaos on live processes: faults at random moments while clients write and read, a history of
-//! what they saw, and a check of the whole history afterwards.
+//! what they saw, and a check of the whole history afterwards. And in [`sim`] the same state
+//! machines in simulated clusters, thousands of them.
 //!
 //! | question | where |
 //! |---|---|
@@ -14,6 +15,7 @@ mod clients;
 pub mod history;
 pub mod kill;
 mod random;
+pub mod sim;
 mod site;
 
 use std::fmt::Display;

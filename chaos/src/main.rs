@@ -1,16 +1,18 @@
-//! `piculet-chaos`: chaos on live processes.
+//! `piculet-chaos`: chaos on live processes, and in simulated clusters.
 
 use clap::{Parser, Subcommand};
 use piculet_chaos::check::check;
 use piculet_chaos::history;
 use piculet_chaos::kill::{self, KillOptions};
+use piculet_chaos::sim::{self, SimOptions};
 use piculet_chaos::{Failure, check::Summary};
 use piculet_quorum::ids::Level;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Chaos on live processes: real nodes, a real etcd, a real S3 server, and faults.
+/// Chaos: real nodes, a real etcd, a real S3 server and faults; or the same state machines in a
+/// simulated cluster.
 ///
 /// Exit codes: 0 everything that is promised held, 1 it did not (or could not be tried), 2 wrong
 /// use of the command line.
@@ -41,6 +43,24 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
+    /// Simulate clusters that misbehave, in this process, from seeds.
+    Sim {
+        /// How many seeds, after those that are kept because they once failed.
+        #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+        seeds: u64,
+        /// The first of them.
+        #[arg(long, default_value_t = 1)]
+        first: u64,
+        /// Run this seed alone.
+        #[arg(long, conflicts_with_all = ["seeds", "first"])]
+        seed: Option<u64>,
+        /// Print what happens in that seed, event by event.
+        #[arg(long, requires = "seed")]
+        trace: bool,
+        /// How many seeds run at a time; one for each core unless given.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+        threads: Option<u16>,
+    },
     /// Check a history that was kept.
     Check {
         /// The file.
@@ -51,16 +71,23 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Kill { rounds, seed, all, durability, out } => {
-            run_kill(&KillOptions { rounds, seed: seed.unwrap_or_else(seed_of_now), all, durability, out })
+            let seed = seed.unwrap_or_else(seed_of_now);
+            run_kill(&KillOptions { rounds, seed, all, durability, out }).map(in_words)
         }
-        Command::Check { history } => run_check(&history),
+        Command::Sim { seed: Some(seed), trace: true, .. } => {
+            sim::trace(seed, &mut |line| println!("{line}"))
+        }
+        Command::Sim { seeds, first, seed, threads, .. } => {
+            let (first, seeds) = seed.map_or((first, seeds), |seed| (seed, 1));
+            let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+            let threads = threads.map_or_else(cores, usize::from);
+            sim::run(&SimOptions { first, seeds, threads }, &mut |what| println!("{what}"))
+        }
+        Command::Check { history } => run_check(&history).map(in_words),
     };
     match result {
-        Ok(Summary { acknowledged, unknown, survived, refused, entries }) => {
-            println!(
-                "all of it holds: {entries} entries, {acknowledged} acknowledged, {unknown} unknown \
-                 ({survived} of them are there), {refused} refused; none lost, changed, reordered or twice"
-            );
+        Ok(held) => {
+            println!("all of it holds: {held}");
             ExitCode::SUCCESS
         }
         Err(Failure(why)) => {
@@ -68,6 +95,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn in_words(summary: Summary) -> String {
+    let Summary { acknowledged, unknown, survived, refused, entries } = summary;
+    format!(
+        "{entries} entries, {acknowledged} acknowledged, {unknown} unknown ({survived} of them are \
+         there), {refused} refused; none lost, changed, reordered or twice"
+    )
 }
 
 fn run_kill(options: &KillOptions) -> Result<Summary, Failure> {

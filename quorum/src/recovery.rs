@@ -369,7 +369,11 @@ impl Recovery {
             return self.publish(end, &holders);
         }
         let Some(source) = holders.first().map(|node| (*node).clone()) else {
-            // Whoever had the longest prefix is gone: the fence replies no longer show the end.
+            // Whoever had the longest prefix is gone, and the fence replies no longer show the end; or
+            // has not synced it yet, and is asked again.
+            for (node, _) in fenced.iter().filter(|(_, f)| f.tail >= end.end) {
+                self.retry_later(now, node);
+            }
             (self.end, self.safe, self.idle) = (None, None, None);
             return;
         };

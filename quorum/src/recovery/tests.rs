@@ -98,6 +98,25 @@ fn everybody_is_fenced_and_a_minority_decides_nothing() {
 }
 
 #[test]
+fn members_that_have_not_synced_what_they_stored_are_asked_again() {
+    let mut recovery = of_three();
+    requests(&mut recovery);
+    for name in ["a", "b"] {
+        let unsynced = FenceOk { held: Index(6), writer_tail: Index(6), ..holds(9) };
+        recovery.handle_fenced(ms(1), &node(name), Ok(unsynced));
+    }
+    recovery.handle_timeout(ms(21));
+    assert_eq!(recovery.outcome(), None, "nobody counts as a holder of what is not synced");
+    recovery.handle_timeout(recovery.poll_timeout().expect("it goes on by itself"));
+    let again: Vec<_> = requests(&mut recovery);
+    assert!(matches!(&again[..], [RecoveryRequest::Fence(..), RecoveryRequest::Fence(..)]), "{again:?}");
+    fenced(&mut recovery, 130, "a", 9);
+    fenced(&mut recovery, 131, "b", 9);
+    recovery.handle_timeout(ms(151));
+    assert_eq!(holders(&recovery), ["a", "b"]);
+}
+
+#[test]
 fn the_end_is_the_largest_tail_and_is_copied_to_an_ack_quorum() {
     let mut recovery = of_three();
     fenced(&mut recovery, 1, "a", 5);

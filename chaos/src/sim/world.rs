@@ -1,16 +1,18 @@
 //! The simulated cluster: its clock, its network and what lives in it.
 
-use crate::checks::Truth;
-use crate::client::Client;
-use crate::events::{Caller, ClientIx, Conn, Down, Event, NodeIx, Up};
-use crate::faults::Faults;
-use crate::node::Node;
-use crate::reader::Reader;
-use crate::rng::Rng;
-use crate::store::Store;
-use crate::upload::Objects;
+use super::checks::Truth;
+use super::client::Client;
+use super::events::{Caller, ClientIx, Conn, Down, Event, NodeIx, Up};
+use super::faults::Faults;
+use super::node::Node;
+use super::reader::Reader;
+use super::rng::Rng;
+use super::schedule::{FAULTS_END, Hazard, Hazards, Schedule};
+use super::store::Store;
+use super::tally::Tally;
+use super::upload::Objects;
 use piculet_quorum::archiver::FlushOptions;
-use piculet_quorum::ids::NodeId;
+use piculet_quorum::ids::{Level, NodeId};
 use piculet_quorum::time::{Span, Time};
 use piculet_quorum::writer::WriterOptions;
 use std::collections::BTreeMap;
@@ -18,12 +20,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Microseconds in a millisecond.
 pub(crate) const MS: u64 = 1_000;
-/// Faults happen up to this moment.
-const FAULTS_END: u64 = 5_000 * MS;
 /// So much is shown of an event.
 const SHOWN_CHARS: usize = 300;
+/// When a run starts.
+const START: u64 = 1_000_000;
 /// By this moment everything must have caught up.
-const HEAL_END: u64 = 40_000 * MS;
+const HEAL_END: u64 = START + 40_000 * MS;
+/// More events than any run has that does not spin.
+const EVENTS_MAX: u64 = 2_000_000;
 
 /// One stream, as the network knows it.
 #[derive(Debug)]
@@ -37,75 +41,6 @@ pub(crate) struct Link {
     pub(crate) cut: Option<(u64, u64)>,
 }
 
-/// What one run amounted to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Run {
-    pub(crate) events: u64,
-    pub(crate) acked: u64,
-    pub(crate) segments: u64,
-    pub(crate) takeovers: u64,
-    pub(crate) rolls: u64,
-    pub(crate) crashes: u64,
-    pub(crate) unsettled: u64,
-    pub(crate) fenced: u64,
-    pub(crate) overloads: u64,
-    pub(crate) copies: u64,
-    pub(crate) lost_members: u64,
-    pub(crate) parts: u64,
-    pub(crate) no_room: u64,
-    pub(crate) parks: u64,
-    /// Appends of fenced writers, by what the metadata told of them.
-    pub(crate) found: u64,
-    pub(crate) cut_off: u64,
-    /// Hash of all events; of several runs, of all of them.
-    pub(crate) trace: u64,
-}
-
-impl Run {
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.events += other.events;
-        self.acked += other.acked;
-        self.segments += other.segments;
-        self.takeovers += other.takeovers;
-        self.rolls += other.rolls;
-        self.crashes += other.crashes;
-        self.unsettled += other.unsettled;
-        self.fenced += other.fenced;
-        self.overloads += other.overloads;
-        self.copies += other.copies;
-        self.lost_members += other.lost_members;
-        self.parts += other.parts;
-        self.no_room += other.no_room;
-        self.parks += other.parks;
-        self.found += other.found;
-        self.cut_off += other.cut_off;
-        self.trace ^= other.trace;
-    }
-
-    /// A simulation in which something never happens shows nothing about it.
-    pub(crate) fn assert_eventful(&self) {
-        let seen = [
-            ("acked", self.acked),
-            ("takeovers", self.takeovers),
-            ("rolls", self.rolls),
-            ("crashes", self.crashes),
-            ("unsettled", self.unsettled),
-            ("fenced", self.fenced),
-            ("overloads", self.overloads),
-            ("copies", self.copies),
-            ("lost members", self.lost_members),
-            ("parts", self.parts),
-            ("no room", self.no_room),
-            ("parks", self.parks),
-            ("appends of fenced writers that were found", self.found),
-            ("appends of fenced writers that were cut off", self.cut_off),
-        ];
-        for (what, count) in seen {
-            assert!(count > 0, "no run had any: {what}");
-        }
-    }
-}
-
 /// Shows an event of a run that failed.
 pub(crate) type Recorder = Box<dyn FnMut(String)>;
 
@@ -113,8 +48,13 @@ pub(crate) type Recorder = Box<dyn FnMut(String)>;
 pub(crate) struct World {
     pub(crate) now: u64,
     sequence: u64,
-    queue: BTreeMap<(u64, u64), Event>,
+    /// Boxed, for they are large and the queue moves them about.
+    queue: BTreeMap<(u64, u64), Box<Event>>,
     pub(crate) rng: Rng,
+    /// The level of the log.
+    pub(crate) level: Level,
+    pub(crate) schedule: Schedule,
+    hazards: Hazards,
     pub(crate) store: Store,
     pub(crate) objects: Objects,
     pub(crate) nodes: Vec<Node>,
@@ -125,7 +65,7 @@ pub(crate) struct World {
     pub(crate) truth: Truth,
     pub(crate) options: WriterOptions,
     pub(crate) flush: FlushOptions,
-    pub(crate) run: Run,
+    pub(crate) run: Tally,
     pub(crate) healing: bool,
     pub(crate) next_id: u64,
     trace: DefaultHasher,
@@ -133,8 +73,9 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, recorder: Option<Recorder>) -> Self {
-        let mut rng = Rng::new(seed);
+    pub(crate) fn new(schedule: Schedule, recorder: Option<Recorder>) -> Self {
+        let mut rng = Rng::stream(schedule.seed, 0);
+        let level = if rng.chance(500) { Level::Memory } else { Level::Disk };
         let member_timeout = Span::millis(rng.between(60, 400));
         let options = WriterOptions {
             member_timeout,
@@ -153,11 +94,14 @@ impl World {
             interval_max: Span(interval.0 * rng.between(1, 5)),
         };
         let mut world = Self {
-            now: 1_000_000,
+            now: START,
             sequence: 0,
             queue: BTreeMap::new(),
             rng,
-            store: Store::new(),
+            level,
+            hazards: schedule.hazards(),
+            schedule,
+            store: Store::new(level),
             objects: Objects::default(),
             nodes: Vec::new(),
             clients: Vec::new(),
@@ -167,7 +111,7 @@ impl World {
             truth: Truth::default(),
             options,
             flush,
-            run: Run::default(),
+            run: Tally::default(),
             healing: false,
             next_id: 0,
             trace: DefaultHasher::new(),
@@ -182,15 +126,26 @@ impl World {
         for at in 0..count {
             let id = NodeId::new(format!("n{at}")).expect("a valid name");
             let capacity = self.rng.between(60, 400) as usize;
-            self.nodes.push(Node::new(id, capacity));
-            self.start_node(at);
+            self.nodes.push(Node::new(id, self.level, capacity));
+            self.schedule(0, Event::NodeUp { node: at, boot: 0 });
             self.schedule(at as u64, Event::NodeTick { node: at });
         }
         self.start_client();
         self.readers.push(Reader::new());
         self.schedule(0, Event::ReaderTick { reader: 0 });
-        self.schedule(50 * MS, Event::Fault);
+        if self.rng.chance(500) {
+            self.schedule(500 * MS, Event::TrimTick);
+            self.schedule(500 * MS, Event::CleanTick);
+        }
+        for at in 0..self.schedule.faults.len() {
+            self.schedule(self.schedule.faults[at].at, Event::Fault { at });
+        }
         self.schedule(FAULTS_END, Event::Heal);
+    }
+
+    /// Whether a hazard strikes now.
+    pub(crate) fn strikes(&mut self, hazard: Hazard) -> bool {
+        !self.healing && self.hazards.strikes(hazard)
     }
 
     pub(crate) fn time(&self) -> Time {
@@ -208,13 +163,12 @@ impl World {
 
     fn schedule_at(&mut self, at: u64, event: Event) {
         self.sequence += 1;
-        self.queue.insert((at, self.sequence), event);
+        self.queue.insert((at, self.sequence), Box::new(event));
     }
 
     /// How long a message takes: mostly short, sometimes long, longer to and from a slow node.
     pub(crate) fn delay(&mut self, node: NodeIx) -> u64 {
-        let long = !self.healing && self.rng.chance(20);
-        let most = if long { 60 * MS } else { 2 * MS };
+        let most = if self.strikes(Hazard::LongDelay) { 60 * MS } else { 2 * MS };
         self.rng.between(50, most) + self.nodes[node].lag
     }
 
@@ -273,22 +227,24 @@ impl World {
     }
 
     /// Lets the cluster live until it has caught up.
-    pub(crate) fn run(mut self) -> Run {
+    pub(crate) fn run(mut self) -> Tally {
         while let Some(((at, _), event)) = self.queue.pop_first() {
             assert!(at >= self.now, "time runs backwards");
             self.now = at;
-            assert!(at <= 1_000_000 + HEAL_END, "{}", self.unfinished());
+            assert!(at <= HEAL_END, "liveness: {}", self.unfinished());
             self.run.events += 1;
-            assert!(self.run.events < 2_000_000, "too many events: something spins");
-            (at, &event).hash(&mut self.trace);
-            if let Some(recorder) = &mut self.recorder {
-                let line = format!("{:>9.3} ms {event:?}", (at - 1_000_000) as f64 / MS as f64);
+            assert!(self.run.events < EVENTS_MAX, "liveness: too many events, something spins");
+            (at, &*event).hash(&mut self.trace);
+            if let Some(recorder) = &mut self.recorder
+                && !routine(&event)
+            {
+                let line = format!("{:>9.3} ms {event:?}", (at - START) as f64 / MS as f64);
                 recorder(line.chars().take(SHOWN_CHARS).collect());
             }
             if self.lost(&event) {
                 continue;
             }
-            if matches!(event, Event::Verdict) {
+            if matches!(*event, Event::Verdict) {
                 if self.finished() {
                     self.check_outcomes();
                     break;
@@ -297,12 +253,13 @@ impl World {
                 continue;
             }
             let reads_only = caller_of(&event).is_some_and(|caller| matches!(caller, Caller::Reader(_)));
-            self.happen(event);
+            self.happen(*event);
             if !reads_only {
                 self.check();
             }
         }
-        self.run.segments = self.store.log().value.next_segment.0;
+        self.run.segments = self.store.now.log().value.next_segment.0;
+        self.run.acked = self.truth.acked_count();
         self.run.trace = self.trace.finish();
         self.run
     }
@@ -339,17 +296,29 @@ impl World {
             Event::Wake { client, generation } => self.client_wakes(client, generation),
             Event::Append { client } => self.client_appends(client),
             Event::NodeTick { node } => self.node_tick(node),
-            Event::Learns { node, life, known } => self.node_learns(node, life, &known),
+            Event::Watched { node, life, to } => self.node_watched(node, life, to),
+            Event::Reread { node, life, records } => self.node_reread(node, life, records),
+            Event::Synced { node, life, count } => self.node_synced(node, life, count),
             Event::Informed { node, life, conn } => self.node_informed(node, life, conn),
-            Event::Uploaded { node, life, upload, stored, told } => {
-                self.uploaded(node, life, upload, stored, told);
-            }
+            Event::Uploaded { node, life, upload, put } => self.uploaded(node, life, upload, put),
+            Event::PutArrives { upload } => self.put_arrives(upload),
             Event::PartLands { node, life, segment, txn, told } => {
                 self.part_lands(node, life, segment, &txn, told);
             }
             Event::ReaderTick { reader } => self.reader_tick(reader),
-            Event::Fault => self.fault(),
-            Event::NodeUp { node } => self.node_returns(node),
+            Event::ReaderGets { reader, name } => self.reader_gets(reader, name),
+            Event::TrimTick => self.trim_tick(),
+            Event::TrimLands { txn } => self.trim_lands(&txn),
+            Event::CleanTick => self.clean_tick(),
+            Event::CleanLands { txn, objects } => self.clean_lands(&txn, objects),
+            Event::ObjectsDeleted { objects } => self.objects_deleted(&objects),
+            Event::StartLands { txn } => self.start_lands(&txn),
+            Event::LeaseExpires { lease } => self.store.end_lease(lease),
+            Event::Fault { at } => self.fault(at),
+            Event::IsolationEnds { node } => self.nodes[node].isolated = false,
+            Event::MetaReturns => self.store.away = false,
+            Event::ObjectsReturn => self.faults.objects_away = false,
+            Event::NodeUp { node, boot } => self.node_returns(node, boot),
             Event::NodeResumes { node } => self.node_resumes(node),
             Event::ClientResumes { client } => self.client_resumes(client),
             Event::Heal => self.heal(),
@@ -357,6 +326,13 @@ impl World {
             Event::Verdict => unreachable!("judged where events are taken"),
         }
     }
+}
+
+/// What happens all the time and changes little is not shown.
+fn routine(event: &Event) -> bool {
+    matches!(event, Event::NodeTick { .. } | Event::ReaderTick { .. } | Event::Verdict)
+        || matches!(event, Event::Call { caller: Caller::Reader(_), .. })
+        || matches!(event, Event::Answered { caller: Caller::Reader(_), .. })
 }
 
 /// The node whose process handles the event.
@@ -367,7 +343,9 @@ fn node_of(event: &Event) -> Option<NodeIx> {
         | Event::HungUp { node, .. }
         | Event::AckDue { node, .. }
         | Event::Call { node, .. }
-        | Event::Learns { node, .. }
+        | Event::Watched { node, .. }
+        | Event::Reread { node, .. }
+        | Event::Synced { node, .. }
         | Event::Informed { node, .. }
         | Event::Uploaded { node, .. } => Some(*node),
         _ => None,
@@ -378,7 +356,7 @@ fn node_of(event: &Event) -> Option<NodeIx> {
 fn caller_of(event: &Event) -> Option<Caller> {
     match event {
         Event::Call { caller, .. } | Event::Answered { caller, .. } => Some(*caller),
-        Event::ReaderTick { reader } => Some(Caller::Reader(*reader)),
+        Event::ReaderTick { reader } | Event::ReaderGets { reader, .. } => Some(Caller::Reader(*reader)),
         _ => None,
     }
 }

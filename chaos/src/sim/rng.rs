@@ -5,11 +5,12 @@
 pub(crate) struct Rng(u64);
 
 impl Rng {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
+    /// A generator of its own for one use, so that what one use draws does not shift another's.
+    pub(crate) fn stream(seed: u64, stream: u64) -> Self {
+        Self(Self(seed ^ stream.wrapping_mul(0xd134_2543_de82_ef95)).next())
     }
 
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,10 +26,5 @@ impl Rng {
     /// True in so many of a thousand cases.
     pub(crate) fn chance(&mut self, per_mille: u64) -> bool {
         self.between(0, 1000) < per_mille
-    }
-
-    /// One of the items, unless there is none.
-    pub(crate) fn pick<T: Copy>(&mut self, items: &[T]) -> Option<T> {
-        (!items.is_empty()).then(|| items[self.between(0, items.len() as u64) as usize])
     }
 }

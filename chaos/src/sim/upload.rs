@@ -1,8 +1,9 @@
 //! A node's uploads: the archiver's steps carried out against an object store that misbehaves.
 
-use crate::events::{Event, NodeIx, Upload};
-use crate::store::LOG;
-use crate::world::{MS, World};
+use super::events::{Event, NodeIx, Put, Upload};
+use super::schedule::Hazard;
+use super::store::LOG;
+use super::world::{MS, World};
 use piculet_quorum::archiver::{Archiver, ArchiverStep, Sight};
 use piculet_quorum::ids::{Chain, Index, SegmentNumber};
 use piculet_quorum::meta::part::{RecordPart, mark_archived};
@@ -11,8 +12,11 @@ use piculet_quorum::meta::{
 };
 use std::collections::BTreeMap;
 
-/// The object store: parts by their names, which say what is in them.
-pub(crate) type Objects = BTreeMap<(SegmentNumber, Index, Index, Chain), Vec<u64>>;
+/// The name of a part, which says what is in it.
+pub(crate) type ObjectName = (SegmentNumber, Index, Index, Chain);
+
+/// The object store.
+pub(crate) type Objects = BTreeMap<ObjectName, Vec<u64>>;
 
 /// The segments that a node uploads.
 #[derive(Debug, Default)]
@@ -40,8 +44,8 @@ impl World {
                 ArchiverStep::Resign => self.resign(at, number),
                 ArchiverStep::Upload(from, to) => self.start_upload(at, number, from, to),
                 ArchiverStep::MarkArchived => {
-                    let Some(read) = self.store.segment(number) else { continue };
-                    let archived = self.store.archived(number, &read.value).end;
+                    let Some(read) = self.store.now.segment(number) else { continue };
+                    let archived = self.store.now.archived(number, &read.value).end;
                     if let Some(txn) = mark_archived(LOG, number, &read, archived) {
                         self.send_part(at, number, txn);
                     }
@@ -60,7 +64,7 @@ impl World {
         let archived = node.replica.archived(number)?.end;
         let uploadable = node.replica.uploadable(number)?;
         let place = record.ensemble.iter().position(|member| member.node == node.id)? as u64;
-        let elected = self.store.get(&Key::Flush(LOG, number)).map(|flush| {
+        let elected = node.mirror.get(&Key::Flush(LOG, number)).map(|flush| {
             let Record::Flush(FlushRecord { uploader }) = &flush.value else { panic!("not a flush record") };
             *uploader == self.me(at)
         });
@@ -86,39 +90,27 @@ impl World {
         format!("{:?} {:?} busy {busy}", self.sight(at, number), uploads.archivers.get(&number))
     }
 
-    /// The lease ends with the process; the key of a node that is gone is free.
+    /// The key goes with the lease of the node.
     fn stand(&mut self, at: NodeIx, number: SegmentNumber) {
         let key = Key::Flush(LOG, number);
         let record = Record::Flush(FlushRecord { uploader: self.me(at) });
-        let txn = Txn::default().when(key.clone(), piculet_quorum::ids::Revision(0)).put(key, record);
+        let mut txn = Txn::default().when(key.clone(), piculet_quorum::ids::Revision(0));
+        txn.writes.push(Write::PutLeased(key, record, self.nodes[at].lease));
         self.apply(&txn);
     }
 
     fn resign(&mut self, at: NodeIx, number: SegmentNumber) {
         let key = Key::Flush(LOG, number);
-        let revision = self.store.revision_of(&key);
-        let mine = Some(FlushRecord { uploader: self.me(at) });
-        let held = self.store.get(&key).map(|record| record.value.clone());
-        if held == mine.map(Record::Flush) {
-            let mut txn = Txn::default().when(key.clone(), revision);
-            txn.writes.push(Write::Delete(key));
-            self.apply(&txn);
-        }
-    }
-
-    /// The lease of a process that is gone ends: its keys go.
-    pub(crate) fn end_lease(&mut self, at: NodeIx) {
-        let numbers: Vec<SegmentNumber> = self.store.unarchived().map(|(number, _)| number).collect();
-        for number in numbers {
-            self.resign(at, number);
-        }
+        let mut txn = Txn::default().when(key.clone(), self.nodes[at].mirror.revision_of(&key));
+        txn.writes.push(Write::Delete(key));
+        self.run.resignations += 1;
+        self.apply(&txn);
     }
 
     fn start_upload(&mut self, at: NodeIx, segment: SegmentNumber, from: Index, to: Index) {
         let most = self.rng.between(1, 30) as usize;
-        let Some(buffer) = self.nodes[at].buffers.get(&segment) else { return };
-        let wanted = buffer.batches.iter().filter(|b| b.header.first >= from && b.header.end() <= to);
-        let batches: Vec<_> = wanted.take(most).copied().collect();
+        let Some(run) = self.nodes[at].rest.runs.get(&segment) else { return };
+        let batches: Vec<_> = run.between(from, to).take(most).collect();
         let (Some(first), Some(last)) = (batches.first(), batches.last()) else { return };
         assert_eq!(first.header.first, from, "node {at} lacks what it is to upload of segment {segment}");
         let end = SegmentEnd {
@@ -130,28 +122,68 @@ impl World {
             batches.iter().flat_map(|batch| batch.entries()).map(|(_, content)| content).collect();
         let part = PartRecord { at: end, bytes: contents.len() as u64 * 100, encoder: 1, skip: false };
         let upload = Upload { segment, first: from, part, contents };
-        let (stored, told) = self.faults.upload(&mut self.rng, self.healing);
+        let put = self.put();
         self.nodes[at].uploads.busy.push(segment);
-        let (delay, life) = (self.rng.between(MS, 40 * MS), self.nodes[at].life);
-        self.schedule(delay, Event::Uploaded { node: at, life, upload, stored, told });
+        let most = if self.strikes(Hazard::PutSlow) { 1_500 * MS } else { 40 * MS };
+        let (mut delay, life) = (self.rng.between(MS, most), self.nodes[at].life);
+        if matches!(put, Put::Told | Put::Untold) {
+            self.schedule(delay, Event::PutArrives { upload: upload.clone() });
+        }
+        if put == Put::Lost && self.strikes(Hazard::PutLate) {
+            let late = self.rng.between(200 * MS, 3_000 * MS);
+            self.schedule(late, Event::PutArrives { upload: upload.clone() });
+        }
+        if matches!(put, Put::Lost | Put::Untold) {
+            delay = 100 * MS;
+        }
+        self.schedule(delay + 1, Event::Uploaded { node: at, life, upload, put });
     }
 
-    /// An upload has ended: it is in the store or not, and the node was told so or not.
-    pub(crate) fn uploaded(&mut self, at: NodeIx, life: u64, upload: Upload, stored: bool, told: bool) {
-        let Upload { segment, first, part, contents } = upload;
-        if stored {
-            let name = (segment, first, part.at.end, part.at.chain);
-            let known = self.objects.entry(name).or_insert_with(|| contents.clone());
-            assert_eq!(*known, contents, "I5: one name of a part, two contents");
+    /// What becomes of an upload.
+    fn put(&mut self) -> Put {
+        if !self.healing && self.faults.objects_away && self.rng.chance(900) {
+            return if self.rng.chance(500) { Put::Refused } else { Put::Lost };
         }
+        if self.strikes(Hazard::PutConflicts) {
+            Put::Refused
+        } else if self.strikes(Hazard::PutFails) {
+            Put::Lost
+        } else if self.strikes(Hazard::PutUntold) {
+            Put::Untold
+        } else {
+            Put::Told
+        }
+    }
+
+    /// An upload reaches the store. One whose name is there already must be the same.
+    pub(crate) fn put_arrives(&mut self, upload: Upload) {
+        let Upload { segment, first, part, contents } = upload;
+        let name = (segment, first, part.at.end, part.at.chain);
+        self.run.repeated_puts += u64::from(self.objects.contains_key(&name));
+        let known = self.objects.entry(name).or_insert_with(|| contents.clone());
+        assert_eq!(*known, contents, "I5: one name of a part, two contents");
+    }
+
+    /// An upload has ended, as far as the node was told.
+    pub(crate) fn uploaded(&mut self, at: NodeIx, life: u64, upload: Upload, put: Put) {
+        let Upload { segment, first, part, contents } = upload;
         if self.nodes[at].life != life || !self.nodes[at].up {
             return;
         }
-        if !told || !stored || self.store.away {
+        // After a time-out a node looks, and never assumes.
+        let name = (segment, first, part.at.end, part.at.chain);
+        let there = match put {
+            Put::Told => true,
+            Put::Refused => false,
+            Put::Lost | Put::Untold => self.objects.get(&name) == Some(&contents),
+        };
+        if !there || self.store.away {
             return self.upload_ended(at, segment, false);
         }
-        let Some(read) = self.store.segment(segment) else { return };
-        let row = self.store.row(segment);
+        let Some(read) = self.store.now.segment(segment) else {
+            return self.upload_ended(at, segment, true);
+        };
+        let row = self.store.now.row(segment);
         let over = matches!(read.value.state, SegmentState::Archived(_));
         if over || row.archived() != first {
             return self.upload_ended(at, segment, true);
@@ -162,7 +194,9 @@ impl World {
     }
 
     fn send_part(&mut self, at: NodeIx, segment: SegmentNumber, txn: Txn) {
-        let (delay, told) = self.faults.part_txn(&mut self.rng, self.healing);
+        let late = self.strikes(Hazard::PartLate);
+        let delay = if late { self.rng.between(50 * MS, 900 * MS) } else { self.rng.between(200, 4 * MS) };
+        let told = !late && !self.strikes(Hazard::PartUntold);
         let life = self.nodes[at].life;
         if !self.nodes[at].uploads.busy.contains(&segment) {
             self.nodes[at].uploads.busy.push(segment);
@@ -201,13 +235,7 @@ impl World {
     }
 }
 
-/// The contents of a recorded part.
-pub(crate) fn contents<'a>(
-    objects: &'a Objects,
-    segment: SegmentNumber,
-    first: Index,
-    part: &Versioned<PartRecord>,
-) -> &'a [u64] {
-    let name = (segment, first, part.value.at.end, part.value.at.chain);
-    objects.get(&name).unwrap_or_else(|| panic!("I5: no object for the part {name:?}"))
+/// The name of a recorded part.
+pub(crate) fn name(segment: SegmentNumber, first: Index, part: &Versioned<PartRecord>) -> ObjectName {
+    (segment, first, part.value.at.end, part.value.at.chain)
 }

@@ -1,13 +1,15 @@
 //! What must hold after every event, named as in the protocol.
 
-use crate::events::Batch;
-use crate::outcomes::LeftOpen;
-use crate::store::LOG;
-use crate::upload::contents;
-use crate::world::World;
+use super::events::Batch;
+use super::outcomes::LeftOpen;
+use super::store::LOG;
+use super::upload::name;
+use super::world::World;
 use piculet_quorum::glossary::Marks;
 use piculet_quorum::ids::{Epoch, Incarnation, Index, Offset, SegmentNumber};
 use piculet_quorum::meta::{Key, Record, Seal, SegmentRecord, SegmentState, Txn, TxnOutcome, Write};
+use piculet_quorum::quorums;
+use piculet_quorum::wire::message::Proposal;
 use std::collections::BTreeMap;
 
 /// What has happened, as somebody who sees everything would tell it.
@@ -19,7 +21,8 @@ pub(crate) struct Truth {
     acked: BTreeMap<u64, u64>,
     /// The content of every offset that a reader was shown.
     pub(crate) seen: BTreeMap<u64, u64>,
-    marks: BTreeMap<(usize, Incarnation, SegmentNumber), Marks>,
+    /// The marks of each life of each buffer, and the commit of each process.
+    marks: BTreeMap<(usize, Incarnation, SegmentNumber), (Marks, u64)>,
     fences: BTreeMap<(usize, Incarnation), Epoch>,
     /// Appends that writers had under way when they were fenced.
     pub(crate) left_open: Vec<LeftOpen>,
@@ -42,12 +45,17 @@ impl Truth {
         }
     }
 
+    pub(crate) fn acked_count(&self) -> u64 {
+        self.acked.len() as u64
+    }
+
     /// The offset behind the last acknowledged entry.
     pub(crate) fn acked_to(&self) -> u64 {
         self.acked.last_key_value().map_or(0, |(offset, _)| offset + 1)
     }
 
-    fn seen_to(&self) -> u64 {
+    /// The offset behind the last one that was shown.
+    pub(crate) fn seen_to(&self) -> u64 {
         self.seen.last_key_value().map_or(0, |(offset, _)| offset + 1)
     }
 
@@ -60,9 +68,9 @@ impl Truth {
         last(&self.acked).max(last(&self.seen))
     }
 
-    /// Every acknowledged offset was shown.
-    pub(crate) fn all_seen(&self) -> bool {
-        self.acked.keys().all(|offset| self.seen.contains_key(offset))
+    /// Every acknowledged offset from `trim` on was shown.
+    pub(crate) fn all_seen(&self, trim: u64) -> bool {
+        self.acked.range(trim..).all(|(offset, _)| self.seen.contains_key(offset))
     }
 }
 
@@ -73,13 +81,14 @@ impl World {
             Write::Put(Key::Segment(_, number), _) => Some(*number),
             _ => None,
         });
-        let before: Vec<_> = segments.map(|number| (number, self.store.segment(number))).collect();
+        let before: Vec<_> = segments.map(|number| (number, self.store.now.segment(number))).collect();
+        self.check_deletion(txn);
         let outcome = self.store.apply(txn);
         if outcome == TxnOutcome::Refused {
             return outcome;
         }
         for (number, before) in before {
-            let after = self.store.segment(number).expect("just put").value;
+            let after = self.store.now.segment(number).expect("just put").value;
             self.check_change(number, before.map(|before| before.value), &after);
         }
         for write in &txn.writes {
@@ -94,6 +103,51 @@ impl World {
         outcome
     }
 
+    /// I10, before the transaction is carried out, if it will be.
+    fn check_deletion(&self, txn: &Txn) {
+        let trim = self.store.now.trim().value.trim_offset;
+        if !txn.compares.iter().all(|(key, revision)| self.store.now.revision_of(key) == *revision) {
+            return;
+        }
+        for write in &txn.writes {
+            match write {
+                Write::Put(_, Record::Trim(record)) => {
+                    assert!(record.trim_offset >= trim, "I10: the trim offset falls");
+                    assert!(
+                        record.trim_offset.0 <= self.truth.seen_to(),
+                        "I10: trimmed beyond what is visible"
+                    );
+                }
+                Write::Delete(Key::Segment(_, number)) => {
+                    let record = self.store.now.segment(*number).expect("it is deleted once").value;
+                    let end = record.state.end().map(|at| Offset::of(record.base, at.end));
+                    assert!(
+                        end.is_some_and(|end| end <= trim),
+                        "I10: deleted above the trim offset: {record:?}"
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// How far the segment is archived that a takeover proposes to seal.
+    pub(crate) fn archived_before(&self, proposal: &Proposal) -> Option<Index> {
+        let Proposal::Seal(proposal) = proposal else { return None };
+        let seal = proposal.seal.as_ref().filter(|seal| seal.recovery)?;
+        Some(self.store.now.archived(seal.segment, &seal.read.value).end)
+    }
+
+    /// A takeover's end is found knowing of all that is archived.
+    pub(crate) fn check_seal_guard(&self, proposal: &Proposal, archived: Option<Index>) {
+        if let (Proposal::Seal(proposal), Some(archived)) = (proposal, archived)
+            && let Some(seal) = &proposal.seal
+        {
+            let known = seal.archived;
+            assert_eq!(known, archived, "T2: a takeover that knew of less that is archived has sealed");
+        }
+    }
+
     fn check_change(&mut self, number: SegmentNumber, before: Option<SegmentRecord>, after: &SegmentRecord) {
         let Some(before) = before else { return self.check_created(number, after) };
         let kept = SegmentRecord { state: after.state.clone(), ..before.clone() };
@@ -102,7 +156,7 @@ impl World {
             assert_eq!(after.state.end(), Some(end), "I3: the end of segment {number} was written twice");
         }
         let Some(at) = after.state.end() else { panic!("I3: segment {number} was reopened") };
-        let archived = self.store.archived(number, after);
+        let archived = self.store.now.archived(number, after);
         assert!(archived.end <= at.end, "archived beyond the end of segment {number}");
         if matches!(after.state, SegmentState::Archived(_)) {
             assert_eq!(archived, *at, "I5: segment {number} is archived with another end");
@@ -124,7 +178,7 @@ impl World {
             let at = self.node_ix(holder);
             let node = &self.nodes[at];
             assert_eq!(record.member(holder), Some(node.incarnation), "I9: {holder} was reborn");
-            let held = node.replica.marks(number).map(|marks| marks.held);
+            let held = node.rest.held(number);
             let whole = node.forgot || held.is_some_and(|held| held >= seal.at.end);
             assert!(whole, "I9: {holder} holds {held:?} of segment {number}, counted up to {}", seal.at.end);
         }
@@ -137,7 +191,12 @@ impl World {
         if number.0 == 0 {
             return;
         }
-        let last = self.store.segment(SegmentNumber(number.0 - 1)).expect("segments follow each other").value;
+        let Some(last) = self.store.now.segment(SegmentNumber(number.0 - 1)) else {
+            // It has been trimmed away already.
+            let first = self.store.now.first().value.first_segment;
+            return assert_eq!(number, first, "I4: segments follow each other");
+        };
+        let last = last.value;
         let at = last.state.end().expect("I4: only one is open");
         assert_eq!(created.base, Offset::of(last.base, at.end), "I4: the base of segment {number}");
         assert_eq!(created.base_chain, at.chain, "I4: the chain before segment {number}");
@@ -145,11 +204,18 @@ impl World {
 
     /// I5: the object is there, and holds what was stored under its indices.
     fn check_part(&self, number: SegmentNumber, first: Index) {
-        let row = self.store.row(number);
+        let row = self.store.now.row(number);
         let Some((_, part)) = row.parts.iter().find(|(at, _)| *at == first) else {
             panic!("I5: the part at {first} of segment {number} is outside the row");
         };
-        let inside = contents(&self.objects, number, first, part);
+        let name = name(number, first, part);
+        let inside = self.objects.get(&name).unwrap_or_else(|| panic!("I5: no object for the part {name:?}"));
+        let record = self.store.now.segment(number).expect("a part is of a segment").value;
+        if record.state == SegmentState::Open {
+            let committed = self.ever_committed(number, &record);
+            let end = part.value.at.end;
+            assert!(end <= committed, "I5: segment {number} archived to {end}, committed to {committed}");
+        }
         assert_eq!(inside.len() as u64, part.value.at.end.0 - first.0, "I5: the length of a part");
         for (index, content) in (first.0..).zip(inside) {
             let stored = self.truth.stored.get(&(number, Index(index)));
@@ -157,20 +223,35 @@ impl World {
         }
     }
 
+    /// How far a quorum has ever held a segment.
+    fn ever_committed(&self, number: SegmentNumber, record: &SegmentRecord) -> Index {
+        let held = record.ensemble.iter().map(|member| {
+            let at = (self.node_ix(&member.node), member.incarnation, number);
+            self.truth.marks.get(&at).map_or(Index(0), |(marks, _)| marks.held)
+        });
+        quorums::committed(held)
+    }
+
     /// An append was acknowledged to its application.
     pub(crate) fn acked(&mut self, first: Offset, number: SegmentNumber, batch: &Batch) {
-        let record = self.store.segment(number).expect("what is acknowledged lies in a segment").value;
-        assert_eq!(first, Offset::of(record.base, batch.header.first), "the offset of an append");
-        if let Some(at) = record.state.end() {
-            assert!(batch.header.end() <= at.end, "I1: acknowledged beyond the end of segment {number}");
+        let base = first.0 - batch.header.first.0;
+        if let Some(record) = self.store.now.segment(number).map(|segment| segment.value) {
+            assert_eq!(base, record.base.0, "the offset of an append in segment {number}");
+            let end = record.state.end().map(|at| at.end);
+            assert!(
+                end.is_none_or(|end| batch.header.end() <= end),
+                "I1: acknowledged beyond the end of segment {number}"
+            );
+        } else {
+            let deleted = number < self.store.now.first().value.first_segment;
+            assert!(deleted, "I1: acknowledged in segment {number}, which has no record");
         }
         for (index, content) in batch.entries() {
-            let offset = record.base.0 + index;
+            let offset = base + index;
             let stored = self.truth.stored.get(&(number, Index(index)));
             assert_eq!(stored, Some(&content), "I1: acknowledged offset {offset} is something else");
             let known = *self.truth.acked.entry(offset).or_insert(content);
             assert_eq!(known, content, "I1: offset {offset} was acknowledged twice");
-            self.run.acked += 1;
         }
     }
 
@@ -183,20 +264,20 @@ impl World {
                 Some(at) if record.settled() => at.end.0,
                 Some(at) => self.truth.promised(record.base.0, Offset::of(record.base, at.end).0),
             };
-            let archived = self.store.archived(number, record).end;
+            let archived = self.store.now.archived(number, record).end;
             let held = record.ensemble.iter().filter_map(|member| {
                 let node = &self.nodes[self.node_ix(&member.node)];
                 let lives = !node.forgot && node.incarnation == member.incarnation;
-                let marks = node.replica.marks(number).filter(|_| lives)?;
-                let buffer = node.buffers.get(&number)?;
-                assert_eq!(buffer.tail(), marks.tail, "the buffer is not what the marks say");
-                assert!(buffer.start <= archived, "I8: {} freed below {}", member.node, buffer.start);
-                Some(marks.held.0)
+                let held = node.rest.held(number).filter(|_| lives)?;
+                let start = node.rest.runs[&number].start;
+                assert!(start <= archived, "I8: {} freed below {start}", member.node);
+                Some(held.0)
             });
             let most = held.max().unwrap_or(0).max(archived.0);
             assert!(
                 most >= needed,
-                "I11: segment {number} is needed up to {needed}, there is {most}; {record:?}; lives {:?}",
+                "{}: segment {number} is needed up to {needed}, there is {most}; {record:?}; lives {:?}",
+                if record.settled() { "I12" } else { "I11" },
                 self.nodes.iter().map(|node| (node.incarnation, node.forgot)).collect::<Vec<_>>()
             );
         }
@@ -204,37 +285,41 @@ impl World {
 
     /// I7: within one incarnation, a node's promises only grow.
     fn check_marks(&mut self) {
-        for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| !node.forgot) {
+        for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.up) {
             let life = (at, node.incarnation);
-            let fence = node.replica.fence_epoch();
+            let fence = node.rest.fence_at_rest();
             let before = self.truth.fences.insert(life, fence);
-            assert!(before.is_none_or(|before| before <= fence), "I7: a fence was forgotten");
+            let kept = before.is_none_or(|before| before <= fence) && node.replica.fence_epoch() >= fence;
+            assert!(kept, "I7: a fence was forgotten");
             for number in node.replica.segments() {
                 let marks = node.replica.marks(number).expect("it is held");
                 marks.assert_sound();
-                let known = self.truth.marks.insert((at, node.incarnation, number), marks);
-                if let Some(known) = known.filter(|_| number.0 >= self.store.first_unarchived) {
-                    let grows = known.held <= marks.held
+                let run = node.rest.runs.get(&number).unwrap_or_else(|| panic!("{number} is not at rest"));
+                assert_eq!(run.tail(), marks.tail, "the buffer is not what the marks say");
+                let known = self.truth.marks.insert((at, node.incarnation, number), (marks, node.life));
+                if let Some((known, life)) = known.filter(|_| number.0 >= self.store.first_unarchived) {
+                    // A start at what is archived may be forgotten: nothing hangs on it.
+                    let archived = node.replica.archived(number).map_or(Index(0), |at| at.end);
+                    let grows = known.held <= marks.held.max(archived)
                         && known.writer_tail <= marks.writer_tail
-                        && known.commit <= marks.commit
-                        && known.freed <= marks.freed;
+                        && (known.commit <= marks.commit || life != node.life);
                     assert!(grows, "I7: {} went from {known:?} to {marks:?}", node.id);
                 }
             }
-            let dropped = node.buffers.keys().find(|number| node.replica.marks(**number).is_none());
-            assert_eq!(dropped, None, "memory without a segment");
+            let held = node.rest.runs.keys().find(|number| node.replica.marks(**number).is_none());
+            assert_eq!(held, None, "memory without a segment");
         }
     }
 
     /// Whether everything has caught up, now that the faults have stopped.
     pub(crate) fn finished(&self) -> bool {
-        let end = self.store.log().value.next_base.0;
+        let end = self.store.now.log().value.next_base.0;
         self.faults.closed
             && self.store.unarchived().next().is_none()
             && self.readers.iter().all(|reader| reader.next == end)
-            && self.truth.all_seen()
+            && self.truth.all_seen(self.store.now.trim().value.trim_offset.0)
             && self.truth.acked_to() <= end
-            && self.nodes.iter().all(|node| node.replica.segments().next().is_none())
+            && self.nodes.iter().all(|node| node.up && node.rest.runs.is_empty())
             && self.clients.iter().all(|client| client.gone())
     }
 
@@ -247,14 +332,14 @@ impl World {
             .flat_map(|(number, _)| (0..self.nodes.len()).map(|at| self.describe_upload(at, *number)))
             .collect();
         let held: Vec<Vec<u64>> =
-            self.nodes.iter().map(|node| node.replica.segments().map(|number| number.0).collect()).collect();
-        let clients: Vec<String> = self.clients.iter().map(crate::client::Client::describe).collect();
+            self.nodes.iter().map(|node| node.rest.runs.keys().map(|number| number.0).collect()).collect();
+        let clients: Vec<String> = self.clients.iter().map(super::client::Client::describe).collect();
         format!(
             "it does not catch up: closed {}, {sights:?}, unarchived {unarchived:?}, held {held:?}, readers at {:?} of {}, \
              clients {clients:?}, log {LOG:?}",
             self.faults.closed,
             self.readers.iter().map(|reader| reader.next).collect::<Vec<_>>(),
-            self.store.log().value.next_base,
+            self.store.now.log().value.next_base,
         )
     }
 }

@@ -1,14 +1,15 @@
 //! A client that writes: drives the real writer, and appends at random.
 
-use crate::client::Stage;
-use crate::events::{Batch, ClientIx, Conn, Down, Event, Meta, MetaAnswer, NodeIx, Up};
-use crate::node::chain_over;
-use crate::outcomes::LeftOpen;
-use crate::store::LOG;
-use crate::world::{MS, World};
-use piculet_quorum::batch::{BatchEnd, BatchHeader};
+use super::client::Stage;
+use super::events::{Batch, ClientIx, Conn, Down, Event, Meta, MetaAnswer, NodeIx, Up};
+use super::journal::batch_of;
+use super::outcomes::LeftOpen;
+use super::store::LOG;
+use super::world::{MS, World};
+use piculet_quorum::batch::BatchEnd;
 use piculet_quorum::glossary::Marks;
 use piculet_quorum::ids::{Index, Offset, SegmentNumber, Timestamp};
+use piculet_quorum::outcome::Outcome;
 use piculet_quorum::time::Time;
 use piculet_quorum::wire::message::{Address, Open};
 use piculet_quorum::writer::{AssignError, Assigned, MetaReply, MetaRequest, Transmit, Writer, WriterEvent};
@@ -69,17 +70,11 @@ impl World {
             appender.writer.close(now);
             return self.drive_appender(me);
         }
-        let mut chain = appender.end.chain;
-        for content in first..first + count {
-            chain = chain_over(chain, content);
-        }
-        let end = BatchEnd { chain, last_timestamp: Timestamp(now.0 / MS) };
-        let (before, parked) = (appender.end, appender.writer.parked());
+        let (end, batch) = batch_of(appender.end, first..first + count, Timestamp(now.0 / MS));
+        let parked = appender.writer.parked();
         match appender.writer.assign(now, count as u32, 100 * count, end) {
             Ok(Assigned { place, first: index, offset, commit }) => {
-                let header =
-                    BatchHeader { body_len: 1, count: count as u32, first: index, chain: before.chain };
-                let batch = Batch { header, end, content: first };
+                let batch = batch(index);
                 appender.end = end;
                 appender.kept.insert((place.segment, index), (batch, commit));
                 appender.open.push_back((offset, place.segment, batch));
@@ -233,7 +228,7 @@ impl World {
         let left = appender.open.drain(..).map(|(offset, segment, batch)| {
             let at = batch.header.first;
             let sent = sent.iter().any(|s| s.segment == segment && s.from <= at && at < s.to);
-            LeftOpen { epoch, segment, batch, offset, decided: (!sent).then_some(false) }
+            LeftOpen { epoch, segment, batch, offset, decided: (!sent).then_some(Outcome::NotAppended) }
         });
         let left: Vec<_> = left.collect();
         self.left_open(left);

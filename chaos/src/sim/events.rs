@@ -1,8 +1,10 @@
 //! What can happen in a simulated cluster.
 
+use super::store::Records;
+use super::upload::ObjectName;
 use piculet_quorum::batch::{BatchEnd, BatchHeader, Place};
 use piculet_quorum::ids::{Chain, Epoch, Incarnation, Index, SegmentNumber};
-use piculet_quorum::meta::{LogView, PartRecord, SegmentEnd, SegmentRecord, Txn, TxnOutcome};
+use piculet_quorum::meta::{LeaseId, LogView, PartRecord, SegmentEnd, SegmentRecord, Txn, TxnOutcome};
 use piculet_quorum::replica::Session;
 use piculet_quorum::wire::frame::{Ack, Mark};
 use piculet_quorum::wire::message::{Address, FenceOk, Nodes, Open, Opened, Proposal, Refusal};
@@ -93,11 +95,13 @@ pub(crate) enum MetaAnswer {
     Failed,
 }
 
-/// What a node learns from the metadata: the log's epoch and the segments that it asked for.
+/// What a node learns from the metadata: the log's epoch, the segments that it asked for, and which
+/// of them have gone.
 #[derive(Clone, Debug, Hash)]
 pub(crate) struct Known {
     pub(crate) epoch: Epoch,
     pub(crate) segments: Vec<(SegmentNumber, SegmentRecord, SegmentEnd)>,
+    pub(crate) gone: Vec<SegmentNumber>,
 }
 
 /// A part on its way to the object store.
@@ -107,6 +111,19 @@ pub(crate) struct Upload {
     pub(crate) first: Index,
     pub(crate) part: PartRecord,
     pub(crate) contents: Vec<u64>,
+}
+
+/// What an object store says to a put that only succeeds when the name is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Put {
+    /// It answers in time: stored, or what it has under that name is the same (412).
+    Told,
+    /// Another put is under way (409), or the store is overloaded (503): nothing was stored.
+    Refused,
+    /// No answer in time, and nothing was stored.
+    Lost,
+    /// No answer in time, and it was stored.
+    Untold,
 }
 
 /// Something that happens at a moment. `life` tells a process from the one that follows it.
@@ -187,10 +204,23 @@ pub(crate) enum Event {
     NodeTick {
         node: NodeIx,
     },
-    Learns {
+    /// The watch of a node's metadata brings everything up to a revision.
+    Watched {
         node: NodeIx,
         life: u64,
-        known: Known,
+        to: u64,
+    },
+    /// A node has read all metadata anew, because its watch had to start over.
+    Reread {
+        node: NodeIx,
+        life: u64,
+        records: Records,
+    },
+    /// A sync of a node's disk has ended, with so many operations in it.
+    Synced {
+        node: NodeIx,
+        life: u64,
+        count: usize,
     },
     /// The metadata that a frame had to wait for are there, or do not come.
     Informed {
@@ -202,8 +232,11 @@ pub(crate) enum Event {
         node: NodeIx,
         life: u64,
         upload: Upload,
-        stored: bool,
-        told: bool,
+        put: Put,
+    },
+    /// An upload that was given up long ago arrives in the store.
+    PutArrives {
+        upload: Upload,
     },
     PartLands {
         node: NodeIx,
@@ -215,9 +248,44 @@ pub(crate) enum Event {
     ReaderTick {
         reader: usize,
     },
-    Fault,
+    /// A reader reads an object.
+    ReaderGets {
+        reader: usize,
+        name: ObjectName,
+    },
+    /// Somebody who no longer wants old entries trims the log.
+    TrimTick,
+    TrimLands {
+        txn: Txn,
+    },
+    /// Some node deletes what was trimmed.
+    CleanTick,
+    CleanLands {
+        txn: Txn,
+        objects: Vec<ObjectName>,
+    },
+    ObjectsDeleted {
+        objects: Vec<ObjectName>,
+    },
+    /// The transaction of a node's start lands, if nothing else has happened to its record.
+    StartLands {
+        txn: Txn,
+    },
+    LeaseExpires {
+        lease: LeaseId,
+    },
+    /// A fault, by its place in the schedule.
+    Fault {
+        at: usize,
+    },
+    IsolationEnds {
+        node: NodeIx,
+    },
+    MetaReturns,
+    ObjectsReturn,
     NodeUp {
         node: NodeIx,
+        boot: u64,
     },
     NodeResumes {
         node: NodeIx,

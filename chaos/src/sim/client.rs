@@ -1,11 +1,12 @@
 //! A client process: takes the log over, then appends to it, until it is fenced, crashes or closes.
 
-use crate::appender::Appender;
-use crate::events::{Answer, Caller, ClientIx, Conn, Event, Meta, MetaAnswer, NodeIx, Rpc};
-use crate::takeover::TakingOver;
-use crate::world::{MS, World};
+use super::appender::Appender;
+use super::events::{Answer, Caller, ClientIx, Conn, Event, Meta, MetaAnswer, NodeIx, Rpc};
+use super::schedule::Hazard;
+use super::takeover::TakingOver;
+use super::world::{MS, World};
 use piculet_quorum::ids::{Incarnation, NodeId, SegmentNumber};
-use piculet_quorum::meta::{NodeRecord, NodeState, TxnOutcome};
+use piculet_quorum::meta::{Key, Record, TxnOutcome};
 use piculet_quorum::wire::message::{NodeView, Nodes, Proposal};
 use std::collections::BTreeMap;
 
@@ -98,26 +99,20 @@ impl World {
         self.nodes.iter().position(|node| node.id == *id).expect("a node of this cluster")
     }
 
-    /// The nodes as the metadata show them: a lease outlives a crashed node for a while.
+    /// The nodes as the metadata show them: a lease outlives a crashed node for a while, and that of
+    /// a running one may have ended.
     pub(crate) fn listed_nodes(&self) -> Nodes {
-        let view = |node: &crate::node::Node| {
-            let level = piculet_quorum::ids::Level::Memory;
-            let key = piculet_quorum::meta::Key::Incarnation(node.id.clone(), level);
-            let life = self.store.snapshot([key.clone()]).incarnation(&key).expect("it has started");
-            let running = NodeRecord {
-                incarnations: [(level, life.value.incarnation)].into(),
-                addresses: vec![node.id.as_str().to_owned()],
-                admin: String::new(),
-                state: NodeState::Active,
-                version: String::new(),
+        let view = |node: &super::node::Node| {
+            let key = Key::Incarnation(node.id.clone(), self.level);
+            let life = self.store.now.snapshot([key.clone()]).incarnation(&key)?;
+            let running = match self.store.now.get(&Key::Node(node.id.clone())).map(|node| &node.value) {
+                Some(Record::Node(running)) => Some(running.clone()),
+                _ => None,
             };
-            let running = Some(running);
-            (
-                node.id.clone(),
-                NodeView { lives: [(level, (life.value.incarnation, life.revision))].into(), running },
-            )
+            let lives = [(self.level, (life.value.incarnation, life.revision))].into();
+            Some((node.id.clone(), NodeView { lives, running }))
         };
-        self.nodes.iter().map(view).collect()
+        self.nodes.iter().filter_map(view).collect()
     }
 
     pub(crate) fn look(&mut self, me: ClientIx, from: SegmentNumber) {
@@ -134,10 +129,10 @@ impl World {
         }
         let patience = 150 * MS;
         let mut delay = self.rng.between(200, 4 * MS);
-        if !self.healing && self.rng.chance(50) {
-            delay = self.rng.between(100 * MS, 800 * MS);
+        if self.strikes(Hazard::MetaLate) {
+            delay = self.rng.between(100 * MS, 1_500 * MS);
         }
-        if self.healing || !self.rng.chance(40) {
+        if !self.strikes(Hazard::MetaLost) {
             self.schedule(delay, Event::MetaArrives { client: me, id, meta });
         }
         let answer = MetaAnswer::Failed;
@@ -163,23 +158,27 @@ impl World {
             return;
         }
         let answer = match meta {
-            Meta::Look(from) => MetaAnswer::Look(Box::new((self.store.view(from), self.listed_nodes()))),
+            Meta::Look(from) => MetaAnswer::Look(Box::new((self.store.now.view(from), self.listed_nodes()))),
             Meta::Propose(proposal) => {
                 if self.holder_is_gone(&proposal) || self.members_are_gone(&proposal) {
                     return;
                 }
                 if let Proposal::Seal(seal) = &*proposal {
-                    let now = self.store.snapshot(seal.keys());
+                    let now = self.store.now.snapshot(seal.keys());
                     seal.check(&now).unwrap_or_else(|unsound| panic!("{unsound}: {seal:?}"));
                 }
+                let archived = self.archived_before(&proposal);
                 let outcome = self.apply(&proposal.txn());
+                if outcome != TxnOutcome::Refused {
+                    self.check_seal_guard(&proposal, archived);
+                }
                 if let (Proposal::TakeOver(_), TxnOutcome::Applied(_)) = (&*proposal, outcome) {
                     self.run.takeovers += 1;
                 }
                 MetaAnswer::Outcome(outcome)
             }
         };
-        if self.healing || !self.rng.chance(60) {
+        if !self.strikes(Hazard::MetaAnswerLost) {
             let delay = self.rng.between(200, 3 * MS);
             self.schedule(delay, Event::MetaAnswered { client: me, id, answer });
         }
@@ -221,15 +220,17 @@ impl World {
         }
     }
 
-    /// Calls a node. The answer may never come: then the call fails after a while.
+    /// Calls a node. The answer may never come: then the call fails after a while, for those who wait
+    /// for it.
     pub(crate) fn call(&mut self, caller: Caller, node: NodeIx, rpc: Rpc, patience: u64) -> u64 {
         let id = self.fresh_id();
-        let lost = !self.healing && self.rng.chance(20);
-        if !lost {
+        if !self.strikes(Hazard::CallLost) {
             let delay = self.delay(node);
             self.schedule(delay, Event::Call { caller, id, node, rpc, informed: false });
         }
-        self.schedule(patience, Event::Answered { caller, id, answer: Answer::Failed });
+        if let Caller::Client(_) = caller {
+            self.schedule(patience, Event::Answered { caller, id, answer: Answer::Failed });
+        }
         id
     }
 

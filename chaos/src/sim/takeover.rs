@@ -1,12 +1,12 @@
 //! A client that takes the log over: T1, the real recovery, T2, and then it writes.
 
-use crate::appender::Appender;
-use crate::client::Stage;
-use crate::events::{Answer, Batch, Caller, ClientIx, Meta, MetaAnswer, NodeIx, Rpc};
-use crate::store::LOG;
-use crate::world::{MS, World};
+use super::appender::Appender;
+use super::client::Stage;
+use super::events::{Answer, Batch, Caller, ClientIx, Meta, MetaAnswer, NodeIx, Rpc};
+use super::store::LOG;
+use super::world::{MS, World};
 use piculet_quorum::batch::BatchEnd;
-use piculet_quorum::ids::{Index, Level, Nonce, Revision, SegmentNumber};
+use piculet_quorum::ids::{Index, Nonce, Revision, SegmentNumber};
 use piculet_quorum::meta::seal::{CreateOne, SealOne, SealSegment};
 use piculet_quorum::meta::takeover::TakeOver;
 use piculet_quorum::meta::{LogRecord, LogView, Member, SegmentRecord, SegmentState, TxnOutcome, Versioned};
@@ -169,11 +169,12 @@ impl World {
 
     fn choose_ensemble(&mut self, me: ClientIx) -> Vec<(Member, Revision)> {
         let nodes = self.taking_over(me).nodes.clone();
+        let level = self.level;
         let mut fit: Vec<(Member, Revision)> = Vec::new();
         for (node, view) in nodes {
             let at = self.node_ix(&node);
-            if view.usable(Level::Memory) && self.nodes[at].reachable() && !self.nodes[at].paused {
-                let (incarnation, revision) = view.incarnation(Level::Memory);
+            if view.usable(level) && self.nodes[at].reachable() && !self.nodes[at].paused {
+                let (incarnation, revision) = view.incarnation(level);
                 fit.push((Member { node, incarnation }, revision));
             }
         }
@@ -185,7 +186,7 @@ impl World {
     }
 
     fn propose_segment(&mut self, me: ClientIx, seal: Option<SealOne>) {
-        let ensemble = self.choose_ensemble(me);
+        let (ensemble, level) = (self.choose_ensemble(me), self.level);
         let takeover = self.taking_over(me);
         let park = takeover.park && seal.is_some();
         if ensemble.len() < 2 && !park {
@@ -195,8 +196,7 @@ impl World {
             return self.wake_at(me, Some(at));
         }
         let read = takeover.mine.clone().expect("the epoch is this client's");
-        let create =
-            (!park).then_some(CreateOne { level: Level::Memory, ensemble, holder: Some("taker".to_owned()) });
+        let create = (!park).then_some(CreateOne { level, ensemble, holder: Some("taker".to_owned()) });
         let proposal = Proposal::Seal(Box::new(SealSegment { log: LOG, read, seal, create }));
         takeover.recovery = None;
         takeover.proposal = Some(proposal.clone());
@@ -238,10 +238,10 @@ impl World {
                 self.end_client(me);
             }
             RecoveryOutcome::Lost { moved } => {
-                let newest = self.store.log().value.next_segment.0 - 1;
-                let open = self.store.segment(SegmentNumber(newest));
+                let newest = self.store.now.log().value.next_segment.0 - 1;
+                let open = self.store.now.segment(SegmentNumber(newest));
                 let open = open.is_some_and(|segment| segment.value.state == SegmentState::Open);
-                let mine = self.store.log().value.writer == Nonce(self.taking_over(me).writer);
+                let mine = self.store.now.log().value.writer == Nonce(self.taking_over(me).writer);
                 assert!(!(open && mine), "I11: lost, although {moved:?} are within the budget");
                 self.taking_over(me).recovery = None;
                 self.look(me, SegmentNumber(0));

@@ -1,8 +1,8 @@
 //! Appends that were under way when their writer was fenced: what the metadata tell of them must be
 //! what is in the log.
 
-use crate::events::Batch;
-use crate::world::World;
+use super::events::Batch;
+use super::world::World;
 use piculet_quorum::ids::{Epoch, Index, Offset, SegmentNumber};
 use piculet_quorum::outcome::{Fate, Outcome};
 
@@ -14,8 +14,8 @@ pub(crate) struct LeftOpen {
     pub(crate) segment: SegmentNumber,
     pub(crate) batch: Batch,
     pub(crate) offset: Offset,
-    /// Whether it was appended, once that is known.
-    pub(crate) decided: Option<bool>,
+    /// What became of it, once that is known, or known not to be known ever.
+    pub(crate) decided: Option<Outcome>,
 }
 
 impl World {
@@ -28,17 +28,12 @@ impl World {
     pub(crate) fn decide_outcomes(&mut self) {
         let mut left_open = std::mem::take(&mut self.truth.left_open);
         for left in left_open.iter_mut().filter(|left| left.decided.is_none()) {
-            let view = self.store.view(left.segment);
+            let view = self.store.now.view(left.segment);
             let fate = Fate::of(&view, left.epoch, left.segment);
             let header = left.batch.header;
             let [first, last] = [header.first, Index(header.end().0 - 1)].map(|index| fate.outcome(index));
             assert_eq!(first, last, "a batch is all there, or not at all: {left:?}");
-            left.decided = match first {
-                Outcome::Appended => Some(true),
-                Outcome::NotAppended => Some(false),
-                Outcome::Undecided => None,
-                Outcome::Unknown(why) => panic!("nobody trims or deletes the log: {why}"),
-            };
+            left.decided = (first != Outcome::Undecided).then_some(first);
         }
         self.truth.left_open = left_open;
     }
@@ -47,10 +42,15 @@ impl World {
     pub(crate) fn check_outcomes(&mut self) {
         let left_open = std::mem::take(&mut self.truth.left_open);
         for left in &left_open {
-            let decided = left.decided.unwrap_or_else(|| panic!("never decided: {left:?}"));
+            let decided = match left.decided.unwrap_or_else(|| panic!("never decided: {left:?}")) {
+                Outcome::Unknown(_) => continue,
+                outcome => outcome == Outcome::Appended,
+            };
             for (at, content) in (left.offset.0..).zip(left.batch.entries().map(|(_, content)| content)) {
                 let there = self.truth.seen.get(&at) == Some(&content);
-                assert_eq!(there, decided, "offset {at}, content {content}: {left:?}");
+                let trimmed = at < self.store.now.trim().value.trim_offset.0;
+                let right = there == decided || (decided && trimmed);
+                assert!(right, "fate: offset {at}, content {content}, there {there}: {left:?}");
             }
             self.run.found += u64::from(decided);
             self.run.cut_off += u64::from(!decided);

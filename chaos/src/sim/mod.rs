@@ -1,0 +1,38 @@
+//! A simulated cluster: the shipped state machines (writers, replicas, takeovers, archivers,
+//! cursors) over a network, a metadata store, an object store and disks that misbehave, in one
+//! thread, without sockets and clocks. One seed gives one run. The invariants of the protocol are
+//! checked after every event; at the end the faults stop, and everything must catch up.
+//!
+//! | question | where |
+//! |---|---|
+//! | what goes wrong, and when | `schedule`; carried out in `faults` |
+//! | what must hold | `checks`, `outcomes` |
+//! | a node's process; what it has at rest | `node`, `life`; `rest`, and at level `disk` the shipped journal in `journal` |
+//! | writers and takeovers | `client`, `appender`, `takeover` |
+//! | readers; uploads; trims | `reader`; `upload`; `trims` |
+//! | the metadata store and its watches | `store` |
+//! | a failing schedule is made shorter | `shorten` |
+
+mod appender;
+mod checks;
+mod client;
+mod events;
+mod faults;
+mod journal;
+mod life;
+mod node;
+mod outcomes;
+mod reader;
+mod rest;
+mod rng;
+mod run;
+mod schedule;
+mod shorten;
+mod store;
+mod takeover;
+mod tally;
+mod trims;
+mod upload;
+mod world;
+
+pub use run::{KEPT_SEEDS, SimOptions, run, trace};
