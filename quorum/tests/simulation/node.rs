@@ -152,7 +152,7 @@ impl World {
             next_life(&node.id, Level::Memory, read.as_ref(), nonce)
         } else {
             let Versioned { revision, value } = read.expect("it has lived before");
-            let record = Record::Incarnation(IncarnationRecord { nonce, ..value.clone() });
+            let record = Record::Incarnation(IncarnationRecord { nonce, ..value });
             (value.incarnation, Txn::default().when(key.clone(), revision).put(key, record))
         };
         let applied = self.apply(&txn);
