@@ -37,6 +37,7 @@ ci: ready ## What continuous integration runs: check, test, demo
 bench: ready ## Run the benchmarks on this machine
 	cargo build --release --locked -p piculet-node --bin piculet
 	"$(TARGET)/release/piculet" bench suite
+	"$(TARGET)/release/piculet" bench takeover
 
 # Quiet and instant when nothing is missing.
 ready:

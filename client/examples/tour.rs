@@ -2,8 +2,8 @@
 
 use piculet_client::transport::Identity;
 use piculet_client::{
-    Append, Client, ClientOptions, Error, Headers, LogName, LogReader, LogWriter, Offset, ReadOptions,
-    Record, Start, ping_all,
+    Append, AppendOptions, Client, ClientOptions, Error, Headers, LogName, LogReader, LogWriter, Offset,
+    Producer, ProducerId, ReadOptions, Record, Start, ping_all,
 };
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,6 +36,7 @@ pub(crate) async fn tour(options: ClientOptions) -> Done {
     writing(&client, &log).await?;
     one_writer(&client, &settings, &log).await?;
     reading(&client, &log).await?;
+    once(&client, &LogName::new(format!("{log}/once"))?).await?;
     giving_up(&client, &log).await?;
 
     for ping in ping_all(&settings).await? {
@@ -162,6 +163,35 @@ async fn reading(client: &Client, log: &LogName) -> Done {
     let entry = following.next().await.ok_or("the log ends too early")??;
     assert_eq!((&entry.payload[..], entry.header("kind")), (&b"it is raining"[..], Some(&b"news"[..])));
     writer.close().await?;
+    Ok(())
+}
+
+async fn once(client: &Client, log: &LogName) -> Done {
+    let writer = open_or_create(client, log).await?;
+    // Appended once, however often it is repeated and whichever writer of the log repeats it.
+    let id = ProducerId::new(7).ok_or("0 is no producer")?;
+    let sequence = writer.producer(id).await?.map_or(1, |last| last.sequence + 1);
+    let once = AppendOptions { producer: Some(Producer { id, sequence }), ..AppendOptions::default() };
+    let offset = writer.append_with("only once", &once).await?;
+    drop(writer);
+
+    // The log is opened anew, and the same appended again: it is there already, at the same offset.
+    let next = client.take_over(log).await?;
+    next.producer(id).await?;
+    assert_eq!(next.append_with("only once", &once).await?, offset);
+
+    // At this offset or not at all.
+    let behind = AppendOptions { expected_offset: Some(offset.plus(1)), ..AppendOptions::default() };
+    next.append_with("right behind it", &behind).await?;
+    let again = next.append_with("right behind it", &behind).await;
+    assert!(matches!(again, Err(Error::OffsetMismatch { actual, .. }) if actual == offset.plus(2)));
+
+    assert_eq!(next.close().await?, Offset(2));
+    let mut reader = client.read(log, Start::Earliest, ReadOptions::default()).await?;
+    let entry = reader.next().await.ok_or("the log ends too early")??;
+    assert_eq!(entry.producer, Some(Producer { id, sequence }));
+    assert_eq!(self::next(&mut reader).await?, "right behind it");
+    client.delete_log(log).await?;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use piculet_quorum::headers;
 use piculet_quorum::ids::{Offset, Timestamp};
+use piculet_quorum::producers::Producer;
 
 /// One entry of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,15 +15,17 @@ pub struct Entry {
     /// What was appended. A slice of what came over the network: keeping a small payload for long
     /// keeps up to 1 MiB around it too.
     pub payload: Bytes,
+    /// The producer that it was appended for and its sequence, if it was for one.
+    pub producer: Option<Producer>,
     /// Its headers, encoded and checked.
     pub(crate) headers: Bytes,
 }
 
 impl Entry {
-    /// An entry without headers, as tests of whatever takes entries want it.
+    /// An entry without headers and producer, as tests of whatever takes entries want it.
     #[must_use]
     pub fn new(offset: Offset, timestamp: Timestamp, payload: Bytes) -> Self {
-        Self { offset, timestamp, payload, headers: Bytes::new() }
+        Self { offset, timestamp, payload, producer: None, headers: Bytes::new() }
     }
 
     /// Its headers, in the order in which they were added. A name may occur more than once.

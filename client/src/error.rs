@@ -3,6 +3,7 @@
 use crate::transport::{ConnectError, EndpointError, HandshakeError};
 use piculet_quorum::ids::{Epoch, Index, LogName, NodeId, Nonce, Offset, SegmentNumber};
 use piculet_quorum::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, ENTRY_BYTES_MAX};
+use piculet_quorum::producers::{LastAppend, Producer};
 use std::sync::Arc;
 
 /// Why a call failed.
@@ -78,6 +79,29 @@ pub enum Error {
         entries: usize,
         /// Its length when encoded.
         bytes: usize,
+    },
+    /// The log's next offset is not the one that the append expected. Nothing was appended: find out
+    /// what was appended meanwhile.
+    #[error(
+        "the entry would have offset {actual}, and {expected} was expected; nothing was appended: read what is there from {expected} on, or give the offset where the log ends now"
+    )]
+    OffsetMismatch {
+        /// The offset that was expected.
+        expected: Offset,
+        /// The offset that the next entry gets.
+        actual: Offset,
+    },
+    /// The producer has appended a later sequence, so this append is taken for one that was made
+    /// before. Nothing was appended now. Only where the last append of a producer went is known.
+    #[error(
+        "producer {} has appended sequence {} at offset {}; sequence {} is below it, so that it counts as appended before: nothing was appended now",
+        producer.id, last.sequence, last.offset, producer.sequence
+    )]
+    Duplicate {
+        /// What was to be appended.
+        producer: Producer,
+        /// The producer's last append.
+        last: LastAppend,
     },
     /// Too much waits for acknowledgement: the nodes are slow or their buffers full. The entry was
     /// not appended: wait with `LogWriter::ready`, then append it again.
@@ -227,6 +251,8 @@ impl Error {
             Self::Held { .. } => "held",
             Self::EntryTooLong(_) => "entry-too-long",
             Self::BatchSize { .. } => "batch-size",
+            Self::OffsetMismatch { .. } => "offset-mismatch",
+            Self::Duplicate { .. } => "duplicate",
             Self::Overloaded { .. } => "overloaded",
             Self::Fenced { .. } => "fenced",
             Self::Closed => "closed",
@@ -281,6 +307,7 @@ fn connect_code(error: &ConnectError) -> &'static str {
 mod tests {
     use super::*;
     use crate::transport::{Alert, OptionsError, TransportOptions};
+    use piculet_quorum::producers::ProducerId;
     use std::time::Duration;
 
     const MANUAL: &str = include_str!("../../docs/CLIENT.md");
@@ -318,6 +345,11 @@ mod tests {
             Error::Held { log, holder: "me".to_owned(), peer: Some("\"w\" at b:1".to_owned()), epoch },
             Error::EntryTooLong(1),
             Error::BatchSize { entries: 0, bytes: 0 },
+            Error::OffsetMismatch { expected: Offset(1), actual: Offset(2) },
+            Error::Duplicate {
+                producer: Producer { id: ProducerId::new(7).unwrap(), sequence: 1 },
+                last: LastAppend { sequence: 2, offset: Offset(3) },
+            },
             Error::Overloaded { waiting: 1, why: why() },
             Error::Fenced { epoch },
             Error::Deleted(LogName::new("orders").unwrap()),

@@ -52,12 +52,13 @@ pub use piculet_quorum::ids::{
     Epoch, Incarnation, Index, LogId, LogName, NodeId, Nonce, Offset, SegmentNumber, Timestamp,
 };
 pub use piculet_quorum::meta::{LogRecord, Versioned};
+pub use piculet_quorum::producers::{LastAppend, Producer, ProducerId};
 pub use piculet_quorum::recovery::RecoveryOptions;
 pub use piculet_quorum::wire::message::{Nodes, Status};
 pub use piculet_quorum::writer::WriterOptions;
 pub use ping::{NodePing, Ping, ping_all};
 pub use reader::{LogReader, ReadOptions, Start};
-pub use record::Record;
+pub use record::{AppendOptions, Record};
 pub use writer::{Append, LogWriter, WriterStatus};
 
 /// The examples name the crate as applications do, and are tests of it too.

@@ -1,6 +1,8 @@
-//! What is appended: a payload, and headers if there are any.
+//! What is appended: a payload, and headers if there are any; and what is asked for with it.
 
 use piculet_quorum::headers::Headers;
+use piculet_quorum::ids::Offset;
+use piculet_quorum::producers::Producer;
 
 /// An entry to append: bytes, and headers if it has any. It borrows both.
 ///
@@ -50,6 +52,26 @@ impl<'a> Record<'a> {
     pub(crate) fn len(&self) -> usize {
         self.payload.len() + self.encoded_headers().len()
     }
+}
+
+/// What an append asks for, beyond its records.
+///
+/// ```
+/// use piculet_client::{AppendOptions, Offset, Producer, ProducerId};
+///
+/// let id = ProducerId::new(7).expect("not 0");
+/// let options = AppendOptions { producer: Some(Producer { id, sequence: 1 }), ..AppendOptions::default() };
+/// let at_the_start = AppendOptions { expected_offset: Some(Offset(0)), ..options };
+/// # assert!(at_the_start.producer.is_some());
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AppendOptions {
+    /// The offset that the first record must get; else nothing is appended, and the append fails with
+    /// [`Error::OffsetMismatch`](crate::Error::OffsetMismatch). Default: any.
+    pub expected_offset: Option<Offset>,
+    /// The producer that it is appended for, and which of its appends this is: when it was appended
+    /// before it is not appended again. Default: none.
+    pub producer: Option<Producer>,
 }
 
 impl<'a, T: AsRef<[u8]> + ?Sized> From<&'a T> for Record<'a> {

@@ -157,8 +157,8 @@ mod tests {
             ),
             simple(
                 Key::Config(log),
-                Record::Config(ConfigRecord { durability: Level::Memory, allow_loss: false }),
-                r#"{"durability":"memory","allow_loss":false}"#,
+                Record::Config(ConfigRecord { durability: Level::Memory, ..ConfigRecord::default() }),
+                r#"{"durability":"memory","allow_loss":false,"producers":false}"#,
             ),
             simple(
                 Key::Trim(log),
@@ -173,7 +173,7 @@ mod tests {
             simple(
                 Key::Part(log, number, Index(0)),
                 Record::Part(PartRecord { at: AT, bytes: 77, encoder: 1, skip: false }),
-                &format!(r#"{{"at":{AT_JSON},"bytes":77,"encoder":1}}"#),
+                &format!(r#"{{"at":{AT_JSON},"bytes":77,"encoder":1,"skip":false}}"#),
             ),
             simple(
                 Key::Flush(log, number),

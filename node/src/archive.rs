@@ -17,7 +17,7 @@ use piculet_quorum::replica::Replica;
 use piculet_storage::Buffer;
 use std::sync::Arc;
 use std::time::Duration;
-use steps::Job;
+use steps::{Job, Worked};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
@@ -79,7 +79,7 @@ struct Done {
     log: Arc<Log>,
     number: SegmentNumber,
     upload: bool,
-    worked: bool,
+    worked: Worked,
 }
 
 impl Archive {
@@ -150,10 +150,10 @@ impl Archive {
         self.uploads -= usize::from(upload);
         if let Some(local) = log.lock().segments.get_mut(&number) {
             local.archiving = false;
-            if worked {
-                local.archiver.succeeded();
-            } else {
-                local.archiver.failed(self.core.clock.now());
+            match worked {
+                Worked::Yes => local.archiver.succeeded(),
+                Worked::No => local.archiver.failed(self.core.clock.now()),
+                Worked::Waits => local.archiver.waits(self.core.clock.now()),
             }
         }
         self.look(&log);

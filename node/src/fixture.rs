@@ -28,6 +28,7 @@ use piculet_quorum::meta::trim::TrimLog;
 use piculet_quorum::meta::{
     IncarnationRecord, Key, Range, SegmentEnd, SegmentState, Snapshot, Txn, TxnOutcome, register,
 };
+use piculet_quorum::producers::Producer;
 use piculet_quorum::replica::Session;
 use piculet_quorum::wire::message::{Address, Open};
 use piculet_storage::Objects;
@@ -224,6 +225,11 @@ impl Writer {
         }
     }
 
+    /// The index behind what was appended to the segment.
+    pub(crate) fn end(&self) -> Index {
+        self.next
+    }
+
     /// Opens the segment at a member.
     pub(crate) async fn open(&self, core: &Core) -> Session {
         let slot = core.refresh_log(self.log).await.unwrap().expect("the log was created");
@@ -236,9 +242,19 @@ impl Writer {
 
     /// Appends a batch with one entry of `len` bytes to these members; returns the index behind it.
     pub(crate) fn append(&mut self, members: &[(&Core, Session)], len: usize) -> Index {
+        self.append_for(None, members, len)
+    }
+
+    /// The same for a producer, if one is given.
+    pub(crate) fn append_for(
+        &mut self,
+        producer: Option<Producer>,
+        members: &[(&Core, Session)],
+        len: usize,
+    ) -> Index {
         let (mut builder, mut body) = (BatchBuilder::new(self.before), Vec::new());
         let payload: Vec<u8> = (0..len as u64).map(|at| (at * 7 + self.next.0) as u8).collect();
-        builder.push(&[], &payload, Timestamp(self.next.0), &mut body);
+        builder.push_of(producer.as_ref(), &[], &payload, Timestamp(self.next.0), &mut body);
         let header = builder.header(self.next, body.len());
         for (core, session) in members {
             self.store(core, *session, &header, &body, builder.end());

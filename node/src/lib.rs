@@ -6,7 +6,7 @@
 //! | what do its parts share | [`core`], the table of logs in [`logs`] |
 //! | how does it belong to a cluster | [`membership`] |
 //! | what does it know of the metadata | [`view`] |
-//! | how do entries get into object storage | [`archive`] |
+//! | how do entries get into object storage | [`archive`]; with what table of producers, `producers` |
 //! | who seals a log whose writer has gone | [`abandoned`], through [`peers`] |
 //! | who deletes what was trimmed or deleted | [`cleanup`] |
 //! | who serves clients | [`server`] |
@@ -32,6 +32,7 @@ pub mod metrics;
 pub mod node;
 mod open;
 pub mod peers;
+mod producers;
 mod progress;
 mod rank;
 pub mod server;

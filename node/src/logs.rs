@@ -25,6 +25,7 @@ use piculet_quorum::archiver::Archiver;
 use piculet_quorum::batch::BatchEnd;
 use piculet_quorum::ids::{Epoch, Index, Level, LogId, Revision, SegmentNumber};
 use piculet_quorum::meta::{Member, PartRow, SegmentRecord, StoreRevision, Versioned};
+use piculet_quorum::producers::Producers;
 use piculet_quorum::replica::{Learned, Replica};
 use piculet_quorum::time::Time;
 use piculet_storage::SegmentBuffer;
@@ -95,6 +96,8 @@ pub struct LocalSegment {
     pub archiver: Archiver,
     /// Whether an upload, or another step of the archiver, is under way.
     pub archiving: bool,
+    /// The table of producers at the end of the part that this node uploaded last.
+    pub producers: Option<(Index, Producers)>,
     /// What this node has had of its writer.
     pub writer: WriterSight,
 }
@@ -228,6 +231,7 @@ impl LocalSegment {
             seen_at: StoreRevision::default(),
             archiver: Archiver::new(core.config.flush.options()),
             archiving: false,
+            producers: None,
             writer: WriterSight { gone_since: Some(core.clock.now()), peer: None },
         }
     }

@@ -81,6 +81,8 @@ pub struct Archiver {
     /// Not to act before this time: something just failed.
     not_before: Time,
     failures: u32,
+    /// How often in a row it had to wait for something else.
+    waits: u32,
 }
 
 /// The longest pause after repeated failures.
@@ -139,8 +141,16 @@ impl Archiver {
 
     /// The last step worked.
     pub fn succeeded(&mut self) {
-        self.failures = 0;
+        (self.failures, self.waits) = (0, 0);
         self.not_before = Time(0);
+    }
+
+    /// The last step has to wait for something that others do: the next ones come after a pause that
+    /// grows, and it is not counted against the member.
+    pub fn waits(&mut self, now: Time) {
+        self.waits = self.waits.saturating_add(1);
+        let pause = Span::millis(25 << self.waits.min(7));
+        self.not_before = now.after(pause.min(PAUSE_MAX));
     }
 
     /// The last step failed: the next ones come after a pause that grows.
@@ -259,6 +269,26 @@ mod tests {
             }
         }
         assert!(now >= at(3_000) && uploads > 1, "{uploads} uploads until {now:?}");
+    }
+
+    #[test]
+    fn a_member_that_has_to_wait_keeps_the_role() {
+        let mut archiver = Archiver::new(FlushOptions::default());
+        let due = Sight { elected: Some(true), ..waiting(FLUSH_BYTES) };
+        let (mut now, mut uploads) = (at(0), 0);
+        while now < at(60_000) {
+            match archiver.step(now, &due) {
+                ArchiverStep::Upload(..) => {
+                    uploads += 1;
+                    archiver.waits(now);
+                }
+                ArchiverStep::Wait(Some(until)) => now = until,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!((20..40).contains(&uploads), "{uploads} uploads in a minute");
+        archiver.succeeded();
+        assert_eq!(archiver.step(now, &due), ArchiverStep::Upload(Index(0), Index(10)));
     }
 
     #[test]

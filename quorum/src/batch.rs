@@ -16,6 +16,7 @@
 use crate::entry::{ENTRY_HEADER_BYTES, EntryError, EntryHeader, u32_at, u64_at, u128_at};
 use crate::ids::{Chain, Epoch, Index, LogId, SegmentNumber, Timestamp};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX};
+use crate::producers::{PRODUCER_BYTES, Producer};
 
 /// Length of a batch's header.
 pub const BATCH_HEADER_BYTES: usize = 40;
@@ -208,9 +209,24 @@ impl BatchBuilder {
         timestamp: Timestamp,
         body: &mut impl bytes::BufMut,
     ) {
+        self.push_of(None, headers, payload, timestamp, body);
+    }
+
+    /// The same, of an entry that may say which producer it is of.
+    pub fn push_of(
+        &mut self,
+        producer: Option<&Producer>,
+        headers: &[u8],
+        payload: &[u8],
+        timestamp: Timestamp,
+        body: &mut impl bytes::BufMut,
+    ) {
         assert!(timestamp >= self.end.last_timestamp, "timestamps never decrease");
-        let header = EntryHeader::of(headers, payload, timestamp).encode();
+        let header = EntryHeader::with(producer, headers, payload, timestamp).encode();
         body.put_slice(&header);
+        if let Some(producer) = producer {
+            body.put_slice(&producer.encode());
+        }
         body.put_slice(headers);
         body.put_slice(payload);
         self.count += 1;
@@ -237,6 +253,17 @@ impl BatchBuilder {
     }
 }
 
+/// An entry that has come whole and is sound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Which entry of the batch it is, from 0.
+    pub at: u32,
+    /// Its header.
+    pub header: EntryHeader,
+    /// Its producer, if it has one.
+    pub producer: Option<Producer>,
+}
+
 /// Checks the entries of one batch as their bytes come by, in pieces of any size.
 #[derive(Clone, Debug)]
 pub struct BatchVerifier {
@@ -247,6 +274,7 @@ pub struct BatchVerifier {
     entry_header: [u8; ENTRY_HEADER_BYTES],
     entry_header_len: usize,
     entry: Option<(EntryHeader, u32, usize)>,
+    producer: [u8; PRODUCER_BYTES],
 }
 
 impl BatchVerifier {
@@ -261,6 +289,7 @@ impl BatchVerifier {
             entry_header: [0; ENTRY_HEADER_BYTES],
             entry_header_len: 0,
             entry: None,
+            producer: [0; PRODUCER_BYTES],
         }
     }
 
@@ -270,18 +299,24 @@ impl BatchVerifier {
         self.body_left
     }
 
-    /// Takes the next piece of the body; it must not reach beyond it. `each` is called with the
-    /// header of every entry that has come whole and is sound.
+    /// Takes the next piece of the body; it must not reach beyond it. `each` is called with
+    /// every entry that has come whole and is sound.
     ///
     /// # Errors
     /// At the first entry that is not sound. The verifier is of no use afterwards.
-    pub fn feed(&mut self, mut piece: &[u8], mut each: impl FnMut(&EntryHeader)) -> Result<(), BatchError> {
+    pub fn feed(&mut self, mut piece: &[u8], mut each: impl FnMut(&Checked)) -> Result<(), BatchError> {
         assert!(piece.len() <= self.body_left, "a piece beyond the batch");
         self.body_left -= piece.len();
         loop {
             if let Some((header, crc, left)) = &mut self.entry {
                 let taken = piece.len().min(*left);
                 *crc = crc32c::crc32c_append(*crc, &piece[..taken]);
+                if header.producer {
+                    let at = header.body_len() - *left;
+                    let room = self.producer.get_mut(at..).unwrap_or_default();
+                    let part = room.len().min(taken);
+                    room[..part].copy_from_slice(&piece[..part]);
+                }
                 *left -= taken;
                 piece = &piece[taken..];
                 if *left > 0 {
@@ -289,8 +324,7 @@ impl BatchVerifier {
                 }
                 let (header, crc) = (*header, *crc);
                 self.entry = None;
-                self.finish_entry(&header, crc)?;
-                each(&header);
+                each(&self.finish_entry(header, crc)?);
             }
             if piece.is_empty() {
                 return Ok(());
@@ -319,15 +353,21 @@ impl BatchVerifier {
         Ok(())
     }
 
-    fn finish_entry(&mut self, header: &EntryHeader, crc: u32) -> Result<(), BatchError> {
+    fn finish_entry(&mut self, header: EntryHeader, crc: u32) -> Result<Checked, BatchError> {
         if header.crc != crc {
             return Err(BatchError::EntryChecksum { at: self.seen, found: header.crc, expected: crc });
         }
+        let mut producer = None;
+        if header.producer {
+            let no_producer = BatchError::Entry { at: self.seen, error: EntryError::Producer };
+            producer = Some(Producer::decode(&self.producer).ok_or(no_producer)?);
+        }
         self.end =
             BatchEnd { chain: self.end.chain.extended(&self.entry_header), last_timestamp: header.timestamp };
+        let at = self.seen;
         self.seen += 1;
         self.entry_header_len = 0;
-        Ok(())
+        Ok(Checked { at, header, producer })
     }
 
     /// Ends the check, when the whole body has come.
@@ -350,6 +390,7 @@ impl BatchVerifier {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::producers::ProducerId;
 
     const PLACE: Place = Place { log: LogId(7), segment: SegmentNumber(2), epoch: Epoch(3) };
     const BEFORE: BatchEnd = BatchEnd { chain: Chain(11), last_timestamp: Timestamp(5) };
@@ -360,6 +401,69 @@ mod tests {
             builder.push(&[], payload, Timestamp(10 + i as u64), &mut body);
         }
         (builder.header(Index(100), body.len()), body, builder.end())
+    }
+
+    fn producer(id: u64, sequence: u64) -> Producer {
+        Producer { id: ProducerId::new(id).unwrap(), sequence }
+    }
+
+    #[test]
+    fn the_producer_of_an_entry_is_found_in_pieces_of_any_size() {
+        let (mut builder, mut body) = (BatchBuilder::new(BEFORE), Vec::new());
+        let producers = [Some(producer(7, 1)), None, Some(producer(u64::MAX, 0)), Some(producer(8, 2))];
+        for (i, producer) in producers.iter().enumerate() {
+            let payload = [b'x'; 3];
+            builder.push_of(producer.as_ref(), b"headers", &payload[..i], Timestamp(10), &mut body);
+        }
+        let header = builder.header(Index(100), body.len());
+        for piece in 1..=body.len() {
+            let (mut verifier, mut found) = (BatchVerifier::new(header, BEFORE.last_timestamp), Vec::new());
+            for piece in body.chunks(piece) {
+                verifier.feed(piece, |entry| found.push(entry.producer)).unwrap();
+            }
+            assert_eq!(verifier.finish(), Ok(builder.end()), "pieces of {piece}");
+            assert_eq!(found, producers, "pieces of {piece}");
+        }
+        for bit in 0..body.len() * 8 {
+            let mut damaged = body.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(check(header, &damaged, 13).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_an_entry_with_a_producer_are_fixed() {
+        let (mut builder, mut body) = (BatchBuilder::new(BEFORE), Vec::new());
+        builder.push_of(Some(&producer(0x0102, 3)), b"", b"golden", Timestamp(10), &mut body);
+        assert_eq!(body.iter().map(|b| format!("{b:02x}")).collect::<String>(), GOLDEN_PRODUCER);
+    }
+
+    const GOLDEN_PRODUCER: &str = "011fc7ae060000000a000000000000000000000001000000\
+        02010000000000000300000000000000676f6c64656e";
+
+    #[test]
+    fn an_entry_of_producer_0_or_with_other_flags_is_refused() {
+        let (mut builder, mut body) = (BatchBuilder::new(BEFORE), Vec::new());
+        builder.push_of(Some(&producer(1, 3)), b"", b"payload", Timestamp(10), &mut body);
+        let header = builder.header(Index(100), body.len());
+        let reseal = |body: &mut Vec<u8>| {
+            let crc = crc32c::crc32c(&body[4..]);
+            body[..4].copy_from_slice(&crc.to_le_bytes());
+        };
+        body[ENTRY_HEADER_BYTES] = 0;
+        reseal(&mut body);
+        let refused = Err(BatchError::Entry { at: 0, error: EntryError::Producer });
+        assert_eq!(check(header, &body, 9), refused);
+        body[20] = 3;
+        reseal(&mut body);
+        let refused = Err(BatchError::Entry { at: 0, error: EntryError::Flags { flags: 3 } });
+        assert_eq!(check(header, &body, 9), refused);
+        // The flag, and no room for a producer behind it.
+        let (header, mut body, _) = batch(&[b"short"]);
+        body[20] = 1;
+        reseal(&mut body);
+        let result = check(header, &body, 64);
+        assert!(matches!(result, Err(BatchError::Shape { .. })), "{result:?}");
     }
 
     fn check(header: BatchHeader, body: &[u8], piece: usize) -> Result<BatchEnd, BatchError> {

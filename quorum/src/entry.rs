@@ -2,25 +2,30 @@
 //!
 //! | bytes | field |
 //! |---|---|
-//! | 0..4 | CRC32C of all that follows: bytes 4..24, the headers and the payload |
+//! | 0..4 | CRC32C of all that follows: bytes 4.., to the end of the payload |
 //! | 4..8 | length of the payload |
 //! | 8..16 | timestamp, milliseconds since the Unix epoch |
 //! | 16..20 | length of the encoded headers, as `headers` describes them |
-//! | 20..24 | flags; 0 in this version |
-//! | 24.. | the encoded headers, then the payload |
+//! | 20..24 | flags; 1: the entry says which producer it is of. No other in this version |
+//! | 24.. | with that flag: the producer (8 bytes, not 0) and its sequence (8 bytes) |
+//! | then | the encoded headers, then the payload |
 //!
 //! All numbers are little-endian.
 
 use crate::ids::{Chain, Timestamp};
 use crate::limits::{ENTRY_BYTES_MAX, HEADERS_BYTES_MAX};
+use crate::producers::{PRODUCER_BYTES, Producer};
 
 /// Length of an entry's header.
 pub const ENTRY_HEADER_BYTES: usize = 24;
 
+/// The flag of an entry that says which producer it is of.
+const FLAG_PRODUCER: u32 = 1;
+
 /// The header of one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EntryHeader {
-    /// CRC32C of the rest of this header, of the encoded headers and of the payload.
+    /// CRC32C of the rest of this header and of all that follows it.
     pub crc: u32,
     /// Length of the payload.
     pub payload_len: u32,
@@ -28,6 +33,8 @@ pub struct EntryHeader {
     pub headers_len: u32,
     /// When the writer took the entry.
     pub timestamp: Timestamp,
+    /// Whether a producer and its sequence precede the encoded headers.
+    pub producer: bool,
 }
 
 /// Why bytes are not an entry.
@@ -46,11 +53,14 @@ pub enum EntryError {
         len: u32,
     },
     /// The header uses something that this version does not know.
-    #[error("entry header has flags {flags:#x}; this version knows none")]
+    #[error("entry header has flags {flags:#x}; this version knows {FLAG_PRODUCER:#x} only")]
     Flags {
         /// The flags.
         flags: u32,
     },
+    /// The producer of the entry is 0.
+    #[error("the entry is of producer 0, which there is not")]
+    Producer,
 }
 
 impl EntryHeader {
@@ -61,19 +71,38 @@ impl EntryHeader {
     /// the caller has checked.
     #[must_use]
     pub fn of(headers: &[u8], payload: &[u8], timestamp: Timestamp) -> Self {
+        Self::with(None, headers, payload, timestamp)
+    }
+
+    /// The same, of an entry that may say which producer it is of.
+    ///
+    /// # Panics
+    /// As [`of`](Self::of).
+    #[must_use]
+    pub fn with(producer: Option<&Producer>, headers: &[u8], payload: &[u8], timestamp: Timestamp) -> Self {
         let len = headers.len() + payload.len();
         assert!(headers.len() <= HEADERS_BYTES_MAX && len <= ENTRY_BYTES_MAX, "an entry of {len} bytes");
         let (payload_len, headers_len) = (payload.len() as u32, headers.len() as u32);
-        let mut header = Self { crc: 0, payload_len, headers_len, timestamp };
-        let fields = crc32c::crc32c(&header.encode()[4..]);
+        let mut header = Self { crc: 0, payload_len, headers_len, timestamp, producer: producer.is_some() };
+        let mut fields = crc32c::crc32c(&header.encode()[4..]);
+        if let Some(producer) = producer {
+            fields = crc32c::crc32c_append(fields, &producer.encode());
+        }
         header.crc = crc32c::crc32c_append(crc32c::crc32c_append(fields, headers), payload);
         header
     }
 
-    /// Length of what follows the header: the encoded headers and the payload.
+    /// Length of what precedes the encoded headers behind the header.
+    #[must_use]
+    pub fn producer_len(&self) -> usize {
+        if self.producer { PRODUCER_BYTES } else { 0 }
+    }
+
+    /// Length of all that follows the header: the producer if it has one, the encoded headers and
+    /// the payload.
     #[must_use]
     pub fn body_len(&self) -> usize {
-        self.headers_len as usize + self.payload_len as usize
+        self.producer_len() + self.headers_len as usize + self.payload_len as usize
     }
 
     /// The header as bytes.
@@ -84,6 +113,7 @@ impl EntryHeader {
         out[4..8].copy_from_slice(&self.payload_len.to_le_bytes());
         out[8..16].copy_from_slice(&self.timestamp.0.to_le_bytes());
         out[16..20].copy_from_slice(&self.headers_len.to_le_bytes());
+        out[20..24].copy_from_slice(&if self.producer { FLAG_PRODUCER } else { 0 }.to_le_bytes());
         out
     }
 
@@ -93,7 +123,7 @@ impl EntryHeader {
     /// When it names an impossible length or something that this version does not know.
     pub fn decode(bytes: &[u8; ENTRY_HEADER_BYTES]) -> Result<Self, EntryError> {
         let (payload_len, headers_len, flags) = (u32_at(bytes, 4), u32_at(bytes, 16), u32_at(bytes, 20));
-        if flags != 0 {
+        if flags & !FLAG_PRODUCER != 0 {
             return Err(EntryError::Flags { flags });
         }
         if headers_len as usize > HEADERS_BYTES_MAX {
@@ -103,7 +133,8 @@ impl EntryHeader {
         if len > ENTRY_BYTES_MAX as u64 {
             return Err(EntryError::TooLong { len });
         }
-        Ok(Self { crc: u32_at(bytes, 0), payload_len, headers_len, timestamp: Timestamp(u64_at(bytes, 8)) })
+        let (crc, timestamp) = (u32_at(bytes, 0), Timestamp(u64_at(bytes, 8)));
+        Ok(Self { crc, payload_len, headers_len, timestamp, producer: flags & FLAG_PRODUCER != 0 })
     }
 }
 

@@ -3,7 +3,7 @@
 //! Every decision that safety rests on is made here, by state machines that are driven from
 //! outside: the writer of a log ([`writer`]), a node's side of it ([`replica`]), a takeover
 //! ([`recovery`]), what became of a replaced writer's entries ([`outcome`]), a reader's place
-//! ([`cursor`]) and the upload of parts ([`archiver`]). The same machines run in production and under
+//! ([`cursor`]), which append is a repetition ([`producers`]) and the upload of parts ([`archiver`]). The same machines run in production and under
 //! test. [`liveness`] judges whether a writer has gone, and [`glossary`] defines the watermarks that
 //! all of them share.
 
@@ -18,6 +18,7 @@ pub mod limits;
 pub mod liveness;
 pub mod meta;
 pub mod outcome;
+pub mod producers;
 pub mod quorums;
 pub mod recovery;
 pub mod replica;

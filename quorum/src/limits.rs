@@ -13,6 +13,8 @@ pub const BATCH_BYTES_MAX: usize = ENTRY_BYTES_MAX + 4096;
 pub const BATCH_ENTRIES_MAX: usize = 65_536;
 /// Size that a writer lets a batch of separate appends grow to before it starts the next, in bytes.
 pub const BATCH_BYTES_TARGET: usize = 256 << 10;
+/// Most producers that a log remembers the last sequence of.
+pub const PRODUCERS_MAX: usize = 1_000;
 /// Longest description of who writes a log, in bytes.
 pub const HOLDER_BYTES_MAX: usize = 128;
 /// Largest control message, in bytes.
@@ -68,6 +70,7 @@ const _: () = {
     assert!(BATCH_BYTES_TARGET < BATCH_BYTES_MAX);
     assert!(RETRANSMIT_BYTES > 2 * BATCH_BYTES_MAX, "the largest batch always fits the budget");
     assert!(MESSAGE_BYTES_MAX < BATCH_BYTES_MAX);
+    assert!(PRODUCERS_MAX * 24 < MESSAGE_BYTES_MAX / 2, "a table of producers goes into one message");
     assert!(ACK_QUORUM < MEMBERS_MAX);
     assert!(ACK_QUORUM * 2 > MEMBERS_MAX, "two ack quorums share a member");
     assert!(FLUSH_BYTES_MIN <= FLUSH_BYTES && FLUSH_BYTES <= PART_BYTES_MAX);

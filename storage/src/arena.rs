@@ -44,7 +44,7 @@ impl ArenaOptions {
 pub enum Full {
     /// Too few chunks are free.
     #[error(
-        "the buffer is full: {wanted} bytes are needed and {free} of {capacity} are free; it empties as entries are archived: check that the object store is reachable, or raise buffer.memory.bytes"
+        "the buffer is full: {wanted} bytes are needed and {free} of {capacity} are free; it empties as entries are archived: check that the object store is reachable, or raise buffer.memory.bytes (at level disk, buffer.disk.bytes)"
     )]
     Chunks {
         /// Bytes needed, in whole chunks.

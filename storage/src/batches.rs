@@ -1,8 +1,11 @@
 //! Checks a row of batches as their bytes come by, cut anywhere.
 
 use crate::frames::Boundary;
-use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchEnd, BatchError, BatchHeader, BatchVerifier, Place};
-use piculet_quorum::ids::{Chain, Index};
+use piculet_quorum::batch::{
+    BATCH_HEADER_BYTES, BatchEnd, BatchError, BatchHeader, BatchVerifier, Checked, Place,
+};
+use piculet_quorum::ids::{Chain, Index, Offset};
+use piculet_quorum::producers::Producers;
 
 /// Why bytes are not the row of batches that was expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,13 +52,27 @@ pub(crate) struct Row {
     header: [u8; BATCH_HEADER_BYTES],
     header_len: usize,
     body: Option<(BatchHeader, BatchVerifier)>,
+    /// Offset of the segment's first entry, and the table of producers where the row ends; none when
+    /// nobody asked for it.
+    producers: Option<(Offset, Producers)>,
 }
 
 impl Row {
     /// A row that starts at index `first`, with `before` before it.
     pub(crate) fn new(place: Place, first: Index, before: BatchEnd) -> Self {
         let end = Boundary { index: first, at: 0, before };
-        Self { place, end, header: [0; BATCH_HEADER_BYTES], header_len: 0, body: None }
+        Self { place, end, header: [0; BATCH_HEADER_BYTES], header_len: 0, body: None, producers: None }
+    }
+
+    /// The same, which folds its entries into the table of producers before it; the segment starts
+    /// at offset `base`.
+    pub(crate) fn folding(self, base: Offset, before: Producers) -> Self {
+        Self { producers: Some((base, before)), ..self }
+    }
+
+    /// The table of producers where the row ends; empty unless it was asked for.
+    pub(crate) fn producers(self) -> Producers {
+        self.producers.map(|(_, producers)| producers).unwrap_or_default()
     }
 
     /// Takes the next bytes. `each` is called with the start and the end of every batch that is
@@ -72,7 +89,16 @@ impl Row {
             };
             let (now, later) = piece.split_at(piece.len().min(verifier.body_left()));
             let at = self.end.index;
-            verifier.feed(now, |_| ()).map_err(|error| RowError::Batch { at, error })?;
+            let (first, producers) = (header.first, &mut self.producers);
+            let fold = |entry: &Checked| {
+                let (Some(producer), Some((base, table))) = (entry.producer, producers.as_mut()) else {
+                    return;
+                };
+                if let Some(offset) = Offset::checked_of(*base, first.plus(u64::from(entry.at))) {
+                    table.fold(producer, offset);
+                }
+            };
+            verifier.feed(now, fold).map_err(|error| RowError::Batch { at, error })?;
             piece = later;
             if verifier.body_left() == 0 {
                 let before = verifier.finish().map_err(|error| RowError::Batch { at, error })?;

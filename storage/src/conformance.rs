@@ -7,6 +7,7 @@ use bytes::Bytes;
 use piculet_quorum::batch::{BatchBuilder, BatchEnd, Place};
 use piculet_quorum::ids::{Chain, Epoch, Index, Level, LogId, Offset, SegmentNumber, Timestamp};
 use piculet_quorum::meta::SegmentEnd;
+use piculet_quorum::producers::{Producer, ProducerId, Producers};
 
 /// Runs the whole suite. `honours` says whether the store is known to honour `If-None-Match: *`.
 /// What it writes it deletes again; a fresh random log keeps it apart from what else is there.
@@ -35,6 +36,10 @@ async fn check_parts(objects: &Objects, log: LogId) {
 
     let read = objects.get_part(&name).await.expect("it is read");
     assert_eq!(read.header(), &header);
+    let producers = objects.get_producers(&name, part.bytes).await.expect("its end is read");
+    assert!(producers == part.producers && producers.len() == 2);
+    let longer = objects.get_producers(&name, part.bytes + 1).await.expect_err("it is not that long");
+    assert!(!matches!(longer, ObjectError::NotFound { .. }), "{longer}");
     let run = read.batches_from(Index(0)).expect("it has a first batch");
     assert_eq!(run.pieces.concat(), part.pieces[1], "the batches come back as they were");
 
@@ -49,6 +54,7 @@ async fn check_parts(objects: &Objects, log: LogId) {
     objects.delete(&name).await.expect("it is deleted");
     objects.delete(&name).await.expect("it is deleted again");
     assert_missing(objects.get_part(&name).await.map(|_| ()));
+    assert_missing(objects.get_producers(&name, part.bytes).await.map(|_| ()));
 }
 
 /// Several uploaders at once: everybody succeeds, and where the store honours the condition exactly
@@ -91,6 +97,16 @@ fn assert_missing(result: Result<(), ObjectError>) {
     assert!(matches!(error, ObjectError::NotFound { .. }), "{error}");
 }
 
+/// A table of two producers.
+fn table(base: u64) -> Producers {
+    let mut table = Producers::default();
+    for at in 0..2 {
+        let id = ProducerId::new(at + 1).expect("not 0");
+        table.fold(Producer { id, sequence: 7 }, Offset(base + at));
+    }
+    table
+}
+
 /// A part with one batch of these payloads, for a segment that starts at `base`.
 pub(crate) fn sample(
     objects: &Objects,
@@ -116,6 +132,6 @@ pub(crate) fn sample(
         before,
         at: SegmentEnd { end: batch.end(), chain, last_timestamp },
     };
-    let part = part::encode(&header, &[Bytes::from(bytes)]).expect("a sound part");
+    let part = part::encode(&header, table(base), &[Bytes::from(bytes)]).expect("a sound part");
     (header, part)
 }

@@ -1,6 +1,7 @@
 //! Every limit and default of storage, with the relations between them checked at compile time.
 
 use piculet_quorum::limits::{BATCH_BYTES_MAX, PART_BYTES_MAX};
+use piculet_quorum::producers::PRODUCERS_BYTES_MAX;
 use std::time::Duration;
 
 /// Default size of a node's memory buffer, in bytes.
@@ -56,7 +57,10 @@ const _: () = {
     assert!(JOURNAL_FILE_BYTES_MAX + BATCH_BYTES_MAX as u64 <= u32::MAX as u64);
     assert!(JOURNAL_QUEUE_BYTES >= 2 * BATCH_BYTES_MAX as u64);
     assert!(CHUNK_BYTES <= u32::MAX as usize);
-    assert!(PART_OBJECT_BYTES_MAX / PART_INDEX_BYTES * 24 < 1 << 20, "a part's index fits");
+    assert!(
+        PART_OBJECT_BYTES_MAX / PART_INDEX_BYTES * 24 + (PRODUCERS_BYTES_MAX as u64) < 1 << 20,
+        "a part's index and its table of producers fit"
+    );
     assert!(OBJECT_CONNECT_TIMEOUT.as_secs() < OBJECT_REQUEST_TIMEOUT.as_secs());
     assert!(OBJECT_REQUEST_TIMEOUT.as_secs() < OBJECT_RETRY_TIMEOUT.as_secs());
     assert!(OBJECT_RETRY_TIMEOUT.as_secs() < OBJECT_TIMEOUT.as_secs());

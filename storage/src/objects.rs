@@ -5,13 +5,14 @@ mod tests;
 
 use crate::limits::{OBJECT_TIMEOUT, PART_OBJECT_BYTES_MAX};
 use crate::names::{Names, PartName};
-use crate::part::{self, EncodedPart, Part, PartError, PartHeader};
+use crate::part::{self, EncodedPart, PART_TAIL_BYTES, Part, PartError, PartHeader};
 use crate::stores::{self, S3Options, StoreError};
 use bytes::Bytes;
 use futures::StreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use piculet_quorum::ids::{LogId, Nonce};
+use piculet_quorum::producers::Producers;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -280,6 +281,32 @@ impl Objects {
         Ok(part)
     }
 
+    /// Reads the table of producers behind the last entry of a part, and not the rest of it; `bytes`
+    /// is the object's length, as its record has it.
+    ///
+    /// # Errors
+    /// [`ObjectError::NotFound`] when there is no such part; when its end is not sound.
+    pub async fn get_producers(&self, name: &PartName, bytes: u64) -> Result<Producers, ObjectError> {
+        let path = self.names.part(name);
+        let get = async {
+            let range = GetRange::Bounded(bytes.saturating_sub(PART_TAIL_BYTES)..bytes);
+            let found =
+                self.store.get_opts(&path, GetOptions { range: Some(range), ..GetOptions::default() });
+            let found = found.await?;
+            let size = found.meta.size;
+            Ok((size, found.bytes().await?))
+        };
+        let (size, tail) = match self.within(OBJECT_TIMEOUT, "get", &path, get).await {
+            Err(error) if is_missing(&error) => return Err(self.not_found(&path)),
+            other => other?,
+        };
+        if size != bytes {
+            let wrong = PartError::Length { found: size, expected: format!("{bytes}, as recorded") };
+            return Err(self.damaged(&path, wrong));
+        }
+        part::decode_producers(name, &tail, bytes).map_err(|source| self.damaged(&path, source))
+    }
+
     /// All parts in the store, in no particular order. Objects with other names are left out, with
     /// a warning in the log.
     ///
@@ -342,9 +369,7 @@ impl Objects {
             if size > PART_OBJECT_BYTES_MAX { Ok(Err(size)) } else { found.bytes().await.map(Ok) }
         };
         let found = match self.within(OBJECT_TIMEOUT, "get", path, get).await {
-            Err(error) if is_missing(&error) => {
-                return Err(ObjectError::NotFound { url: self.url.clone(), object: path.to_string() });
-            }
+            Err(error) if is_missing(&error) => return Err(self.not_found(path)),
             other => other?,
         };
         let too_long =
@@ -402,6 +427,10 @@ impl Objects {
                 Err(ObjectError::TimedOut { action, url, object, limit })
             }
         }
+    }
+
+    fn not_found(&self, path: &Path) -> ObjectError {
+        ObjectError::NotFound { url: self.url.clone(), object: path.to_string() }
     }
 
     fn failed(&self, action: &'static str, path: &Path, source: object_store::Error) -> ObjectError {

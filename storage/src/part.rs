@@ -1,13 +1,14 @@
 //! A part: one object with a committed range of a segment. It describes itself, so that metadata
-//! can be rebuilt from a listing. One range and one version of the encoder give one content.
+//! can be rebuilt from a listing. One range and one version of the encoder give one content: the
+//! table of producers too is a fold over the log's entries, whoever folds them.
 //!
 //! Header:
 //!
 //! | bytes | field |
 //! |---|---|
 //! | 0..8 | `PICULETP` |
-//! | 8..12 | version of this format; 1 |
-//! | 12..16 | version of the encoder; 1 |
+//! | 8..12 | version of this format; 2 |
+//! | 12..16 | version of the encoder; 2 |
 //! | 16..32 | cluster |
 //! | 32..40 | log |
 //! | 40..48 | segment |
@@ -33,7 +34,11 @@
 //! | 8..16 | position of the batch in the object |
 //! | 16..24 | timestamp before the batch's first entry |
 //!
-//! The footer is last and has a fixed length, so that the index is found from the object's end:
+//! Then the table of producers behind the part's last entry, as [`producers`] describes it; nothing
+//! when there are none.
+//!
+//! The footer is last and has a fixed length, so that index and table are found from the object's
+//! end:
 //!
 //! | bytes | field |
 //! |---|---|
@@ -42,11 +47,16 @@
 //! | 16..20 | CRC32C of the index |
 //! | 20..24 | CRC32C of the body |
 //! | 24..32 | length of the object |
-//! | 32..36 | flags; 0 in this version |
-//! | 36..40 | CRC32C of bytes 0..36 |
-//! | 40..48 | `PICULETE` |
+//! | 32..36 | length of the table of producers |
+//! | 36..40 | CRC32C of log, segment and index after the last entry (8 bytes each), of the chain after it and of the table |
+//! | 40..44 | flags; 0 in this version |
+//! | 44..48 | CRC32C of bytes 0..44 |
+//! | 48..56 | `PICULETE` |
 //!
-//! All numbers are little-endian.
+//! All numbers are little-endian. The table's CRC binds it to its part, so that it can be read
+//! without the rest.
+//!
+//! [`producers`]: piculet_quorum::producers
 
 mod format;
 #[cfg(test)]
@@ -61,11 +71,14 @@ use format::{FOOTER_BYTES, Footer, HEADER_BYTES, INDEX_ENTRY_BYTES};
 use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchEnd, Place};
 use piculet_quorum::ids::{Index, Level, Nonce, Offset};
 use piculet_quorum::meta::SegmentEnd;
+use piculet_quorum::producers::{PRODUCERS_BYTES_MAX, Producers, ProducersError};
 
 /// Version of the format that this version writes, and the only one that it reads.
-pub const PART_FORMAT: u32 = 1;
+pub const PART_FORMAT: u32 = 2;
 /// Version of the encoder: another one may give other bytes for the same range.
-pub const PART_ENCODER: u32 = 1;
+pub const PART_ENCODER: u32 = 2;
+/// Bytes at the end of a part that have its table of producers, whatever is in it.
+pub(crate) const PART_TAIL_BYTES: u64 = (PRODUCERS_BYTES_MAX + FOOTER_BYTES) as u64;
 
 /// What a part holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +158,9 @@ pub enum PartError {
     /// The batches are not sound.
     #[error("the batches of the part are not sound: {0}")]
     Batches(#[from] RowError),
+    /// The table of producers is none.
+    #[error("the part is damaged: {0}")]
+    Producers(#[from] ProducersError),
 }
 
 /// A part, ready to be put into a store.
@@ -154,16 +170,24 @@ pub struct EncodedPart {
     pub pieces: Vec<Bytes>,
     /// Length of all pieces together.
     pub bytes: u64,
+    /// The table of producers behind its last entry.
+    pub producers: Producers,
 }
 
-/// Encodes a part of `batches`, whose bytes may be cut anywhere and are not copied.
+/// Encodes a part of `batches`, whose bytes may be cut anywhere and are not copied. `producers` is
+/// the table of producers before its first entry.
 ///
 /// # Errors
 /// When the batches are not exactly the sound and unbroken row that the header announces. So
 /// nothing is uploaded that does not check out.
-pub fn encode(header: &PartHeader, batches: &[Bytes]) -> Result<EncodedPart, PartError> {
+pub fn encode(
+    header: &PartHeader,
+    producers: Producers,
+    batches: &[Bytes],
+) -> Result<EncodedPart, PartError> {
     check_range(header)?;
-    let (mut row, mut index) = (Row::new(header.place, header.first, header.before), PartIndex::default());
+    let row = Row::new(header.place, header.first, header.before);
+    let (mut row, mut index) = (row.folding(header.base, producers), PartIndex::default());
     let (mut body_crc, mut body_len) = (0, 0_u64);
     for piece in batches {
         row.feed(piece, |start, _| index.add(start))?;
@@ -171,14 +195,17 @@ pub fn encode(header: &PartHeader, batches: &[Bytes]) -> Result<EncodedPart, Par
         body_len += piece.len() as u64;
     }
     check_end(header, &row.finish()?)?;
-    let footer = Footer::new(body_len, &index.bytes, body_crc);
+    let producers = row.producers();
+    let table = producers.encode();
+    let footer = Footer::new(header, body_len, body_crc, &index.bytes, &table);
     check_length(footer.object_len)?;
     let mut pieces = Vec::with_capacity(batches.len() + 2);
     pieces.push(Bytes::copy_from_slice(&format::encode_header(header, body_len)));
     pieces.extend(batches.iter().filter(|piece| !piece.is_empty()).cloned());
+    index.bytes.put_slice(&table);
     index.bytes.put_slice(&footer.encode());
     pieces.push(Bytes::from(index.bytes));
-    Ok(EncodedPart { pieces, bytes: footer.object_len })
+    Ok(EncodedPart { pieces, bytes: footer.object_len, producers })
 }
 
 /// The header of an encoded part.
@@ -206,8 +233,7 @@ pub fn decode(bytes: Bytes) -> Result<Part, PartError> {
         return Err(field("body length", body_len, format!("at most {room}")));
     }
     let body_end = HEADER_BYTES + body_len as usize;
-    let (body, index_bytes) =
-        (bytes.slice(HEADER_BYTES..body_end), &bytes[body_end..bytes.len() - FOOTER_BYTES]);
+    let (body, behind) = (bytes.slice(HEADER_BYTES..body_end), &bytes[body_end..bytes.len() - FOOTER_BYTES]);
     let body_crc = crc32c::crc32c(&body);
     if footer.body_crc != body_crc {
         return Err(checksum("checksum of the body", footer.body_crc, body_crc));
@@ -219,8 +245,11 @@ pub fn decode(bytes: Bytes) -> Result<Part, PartError> {
         frames.push(*end);
     })?;
     check_end(&header, &row.finish()?)?;
-    // What the footer should say follows from the body, so it is compared as a whole.
-    let expected = Footer::new(body_len, &index.bytes, body_crc);
+    let Some((index_bytes, table)) = behind.split_at_checked(index.bytes.len()) else {
+        return Err(field("length of what follows the body", behind.len(), index.bytes.len()));
+    };
+    // What the footer should say follows from the rest, so it is compared as a whole.
+    let expected = Footer::new(&header, body_len, body_crc, &index.bytes, table);
     if footer != expected {
         return Err(field("footer", format!("{footer:?}"), format!("{expected:?}")));
     }
@@ -228,7 +257,36 @@ pub fn decode(bytes: Bytes) -> Result<Part, PartError> {
         let (found, expected) = (crc32c::crc32c(index_bytes), expected.index_crc);
         return Err(checksum("checksum of the index", found, expected));
     }
+    Producers::decode(table)?;
     Ok(Part { header, body, frames })
+}
+
+/// Decodes the table of producers of a part from its last bytes: [`PART_TAIL_BYTES`] of them, or the
+/// whole object if it is shorter.
+pub(crate) fn decode_producers(
+    name: &PartName,
+    tail: &[u8],
+    object_len: u64,
+) -> Result<Producers, PartError> {
+    let Some((rest, footer)) = tail.split_last_chunk::<FOOTER_BYTES>() else {
+        return Err(PartError::Length {
+            found: object_len,
+            expected: format!("{FOOTER_BYTES} bytes or more"),
+        });
+    };
+    let footer = Footer::decode(footer)?;
+    if footer.object_len != object_len {
+        return Err(field("length", object_len, footer.object_len));
+    }
+    let start = rest.len().checked_sub(footer.producers_len as usize);
+    let Some(table) = start.map(|start| &rest[start..]) else {
+        return Err(field("length of the table of producers", footer.producers_len, rest.len()));
+    };
+    let expected = format::producers_crc(name, table);
+    if footer.producers_crc != expected {
+        return Err(checksum("checksum of the table of producers", footer.producers_crc, expected));
+    }
+    Ok(Producers::decode(table)?)
 }
 
 /// A part that was read and verified.

@@ -4,7 +4,7 @@ use super::{CallError, Pool};
 use crate::error::Error;
 use piculet_quorum::ids::{LogId, LogName, Nonce, SegmentNumber};
 use piculet_quorum::meta::{LogView, TxnOutcome};
-use piculet_quorum::wire::message::{Nodes, Proposal, Refusal, Request, Response};
+use piculet_quorum::wire::message::{Nodes, ProducersFrom, Proposal, Refusal, Request, Response};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -49,6 +49,22 @@ impl Pool {
             Response::View(Some(view)) if view.log == log => Err(CallError::Gone(log)),
             Response::View(None) => Err(CallError::Gone(log)),
             _ => Err(mismatch("ViewLog")),
+        }
+    }
+
+    /// The table of producers that a writer of the log begins with, and from where on it is to fold
+    /// entries into it. From now on the log may have entries of producers.
+    ///
+    /// # Errors
+    /// When no node answers; [`CallError::Gone`] when the log has been deleted;
+    /// [`CallError::Unknown`] when it is to be asked again.
+    pub(crate) async fn producers(&self, log: LogId) -> Result<ProducersFrom, CallError> {
+        match self.call(&Request::Producers(log)).await {
+            Ok(Response::Producers(found)) => Ok(found),
+            Ok(_) => Err(mismatch("Producers")),
+            Err(CallError::Refused(Refusal::Deleted)) => Err(CallError::Gone(log)),
+            Err(CallError::Refused(Refusal::Unknown(why))) => Err(CallError::Unknown(why)),
+            Err(error) => Err(error),
         }
     }
 

@@ -114,16 +114,18 @@ impl Sequence {
         let (mut index, mut at) = (header.first, BATCH_HEADER_BYTES);
         let mut unsound = None;
         let result = verifier.feed(&batch[BATCH_HEADER_BYTES..], |entry| {
-            let headers = at + ENTRY_HEADER_BYTES;
-            let payload = headers + entry.headers_len as usize;
-            at = payload + entry.payload_len as usize;
+            let header = &entry.header;
+            let headers = at + ENTRY_HEADER_BYTES + header.producer_len();
+            let payload = headers + header.headers_len as usize;
+            at = payload + header.payload_len as usize;
             if index >= self.at.index {
                 let headers = cut_headers(batch, headers..payload).unwrap_or_else(|error| {
                     unsound.get_or_insert((index, error));
                     Bytes::new()
                 });
-                let (offset, timestamp) = (Offset::of(self.base, index), entry.timestamp);
-                entries.push(Entry { offset, timestamp, payload: batch.slice(payload..at), headers });
+                let (offset, timestamp) = (Offset::of(self.base, index), header.timestamp);
+                let (payload, producer) = (batch.slice(payload..at), entry.producer);
+                entries.push(Entry { offset, timestamp, payload, producer, headers });
             }
             index = index.plus(1);
         });

@@ -23,9 +23,10 @@ use crate::error::Error;
 use crate::options::ClientOptions;
 use crate::pool::Pool;
 use futures::Stream;
-use piculet_quorum::ids::{LogId, LogName, Offset, SegmentNumber, Timestamp};
+use piculet_quorum::ids::{Index, LogId, LogName, Offset, SegmentNumber, Timestamp};
 use piculet_quorum::meta::LogView;
 use run::Reading;
+use start::{LogPlace, Plan};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::sync::mpsc;
@@ -84,9 +85,28 @@ impl LogReader {
         options: ReadOptions,
     ) -> Result<Self, Error> {
         let plan = start::plan(&pool, client, (name, log), start, options.follow).await?;
+        Ok(Self::reading(pool, client, (name, log), &plan))
+    }
+
+    /// The entries of a log from a place that may be trimmed, and yet be there, up to the beginning
+    /// of a segment that exists.
+    pub(crate) fn between(
+        pool: Pool,
+        client: &ClientOptions,
+        log: (&LogName, LogId),
+        (segment, index): (SegmentNumber, Index),
+        until: SegmentNumber,
+    ) -> Self {
+        let until = LogPlace { segment: until, index: Index(0) };
+        let at = LogPlace { segment, index };
+        let plan = Plan { at, until: Some(until), floor: Offset(0), since: None };
+        Self::reading(pool, client, log, &plan)
+    }
+
+    fn reading(pool: Pool, client: &ClientOptions, log: (&LogName, LogId), plan: &Plan) -> Self {
         let (out, pieces) = mpsc::channel(PIECES);
-        let task = tokio::spawn(Reading::new(pool, client, (name, log), &plan, out).run(plan.at));
-        Ok(Self { pieces, current: Vec::new().into_iter(), task, over: false })
+        let task = tokio::spawn(Reading::new(pool, client, log, plan, out).run(plan.at));
+        Self { pieces, current: Vec::new().into_iter(), task, over: false }
     }
 
     /// The next entry; `None` at the end, when it does not follow. Cancel-safe.

@@ -1,16 +1,17 @@
 //! Metadata in a map, and what is in object storage.
 
 use bytes::Bytes;
-use piculet_quorum::batch::BatchHeader;
+use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchHeader, BatchVerifier, Checked};
 use piculet_quorum::ids::{
-    Incarnation, Index, Level, LogId, LogName, NodeId, Nonce, Offset, Revision, SegmentNumber,
+    Incarnation, Index, Level, LogId, LogName, NodeId, Nonce, Offset, Revision, SegmentNumber, Timestamp,
 };
 use piculet_quorum::meta::{
-    FirstRecord, IncarnationRecord, Key, LogRecord, LogView, NodeRecord, NodeState, PartRecord, Record,
-    SegmentEnd, SegmentRecord, SegmentState, SegmentView, Snapshot, TrimRecord, Txn, TxnOutcome, Versioned,
-    Write,
+    ConfigRecord, FirstRecord, IncarnationRecord, Key, LogRecord, LogView, NodeRecord, NodeState, PartRecord,
+    Record, SegmentEnd, SegmentRecord, SegmentState, SegmentView, Snapshot, TrimRecord, Txn, TxnOutcome,
+    Versioned, Write,
 };
-use piculet_quorum::wire::message::{NodeView, Nodes, Refusal};
+use piculet_quorum::producers::Producers;
+use piculet_quorum::wire::message::{NodeView, Nodes, ProducersFrom, Refusal};
 use std::collections::BTreeMap;
 
 /// Batches that follow each other.
@@ -24,6 +25,8 @@ pub(crate) struct Meta {
     pub(crate) cluster: Nonce,
     /// What is in object storage.
     pub(crate) objects: BTreeMap<SegmentNumber, Batches>,
+    /// The table of producers at the end of what is in object storage.
+    table: Producers,
     /// So many transactions more are carried out and their answers lost.
     pub(crate) lose_answers: u32,
     /// So many transactions more are lost on their way.
@@ -44,6 +47,7 @@ impl Meta {
             running: BTreeMap::new(),
             cluster: Nonce(77),
             objects: BTreeMap::new(),
+            table: Producers::default(),
             lose_answers: 0,
             lose_requests: 0,
             page: 2,
@@ -206,6 +210,7 @@ impl Meta {
         let log = self.log();
         let from = self.segment(log, number).expect("the segment exists").archived.end;
         let part = PartRecord { at: end, bytes: 0, encoder: 1, skip: false };
+        self.fold(number, from, &batches);
         self.objects.insert(number, batches);
         self.put(Key::Part(log, number, from), Record::Part(part));
         let segment = self.segment(log, number).expect("the segment exists").record.value;
@@ -215,6 +220,39 @@ impl Meta {
                 Record::Segment(SegmentRecord { state: SegmentState::Archived(end), ..segment }),
             );
         }
+    }
+
+    /// Folds the batches of a part into the table of producers.
+    fn fold(&mut self, number: SegmentNumber, from: Index, batches: &Batches) {
+        let base = self.segment(self.log(), number).expect("the segment exists").record.value.base;
+        for (header, bytes) in batches.iter().filter(|(header, _)| header.first >= from) {
+            let mut verifier = BatchVerifier::new(*header, Timestamp(0));
+            let fold = |entry: &Checked| {
+                if let Some(producer) = entry.producer {
+                    let index = header.first.plus(u64::from(entry.at));
+                    self.table.fold(producer, Offset::of(base, index));
+                }
+            };
+            verifier.feed(&bytes[BATCH_HEADER_BYTES..], fold).unwrap();
+        }
+    }
+
+    /// What a node that reads metadata and objects tells a writer of producers.
+    pub(super) fn producers(&mut self, log: LogId) -> Result<ProducersFrom, Refusal> {
+        let key = Key::Config(log);
+        let config = self.snapshot.records.get(&key).map(|record| record.value.clone());
+        let Some(Record::Config(config)) = config.filter(|_| !self.is_deleted(log)) else {
+            return Err(Refusal::Deleted);
+        };
+        if !config.producers {
+            self.put(key, Record::Config(ConfigRecord { producers: true, ..config }));
+            return Ok(ProducersFrom { from: None, table: Vec::new() });
+        }
+        let segments = self.segments(log);
+        let newest = segments.iter().rev().find(|(_, segment)| segment.archived.end > Index(0));
+        let first = self.snapshot.first(&Key::First(log)).expect("the log was created").value.first_segment;
+        let from = newest.map_or((first, Index(0)), |(number, segment)| (*number, segment.archived.end));
+        Ok(ProducersFrom { from: Some(from), table: self.table.encode() })
     }
 
     pub(crate) fn trim(&mut self, offset: Offset, first_segment: SegmentNumber) {

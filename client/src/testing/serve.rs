@@ -123,6 +123,7 @@ impl Inside {
                 drop(meta);
                 Response::WriterSeen(self.writer_seen(log, segment)?)
             }
+            Request::Producers(log) => Response::Producers(meta.producers(log)?),
             _ => Response::Status(Status {
                 node: self.id.clone(),
                 incarnations: [(Level::Memory, self.memory)].into(),

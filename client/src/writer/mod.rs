@@ -3,11 +3,13 @@
 //! The protocol's decisions are made by [`piculet_quorum::writer::Writer`]. Around it: [`state`]
 //! keeps the bytes and the waiting futures under one lock, [`link`] holds the stream to one node,
 //! [`background`] runs the clock and the metadata requests. When the writer is replaced, [`resolve`]
-//! reads what became of the entries that were on their way, and [`ending`] keeps it.
+//! reads what became of the entries that were on their way, and [`ending`] keeps it. What producers
+//! have appended before is read by [`producers`], once somebody asks for one of them.
 
 mod background;
 mod ending;
 mod link;
+mod producers;
 mod resolve;
 mod state;
 #[cfg(test)]
@@ -17,14 +19,17 @@ mod waiting;
 use crate::error::Error;
 use crate::options::ClientOptions;
 use crate::pool::Pool;
-use crate::record::Record;
+use crate::record::{AppendOptions, Record};
 use crate::takeover::Taken;
 use piculet_quorum::ids::{Epoch, LogId, LogName, NodeId, Offset};
-use state::Shared;
+use piculet_quorum::producers::{LastAppend, ProducerId};
+use producers::Beginning;
+use state::{Queued, Shared};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
 /// The only writer of a log, until another takes it over.
@@ -50,6 +55,11 @@ pub struct LogWriter {
     name: LogName,
     log: LogId,
     epoch: Epoch,
+    pool: Arc<Pool>,
+    options: ClientOptions,
+    beginning: Beginning,
+    /// Whether what producers have appended before has been read.
+    producers: OnceCell<()>,
 }
 
 /// The acknowledgement of an append: completes with the offset of its first entry.
@@ -58,7 +68,7 @@ pub struct LogWriter {
 #[must_use = "the append goes on, but only the future tells whether it was acknowledged"]
 pub struct Append {
     shared: Arc<Shared>,
-    result: Result<(Offset, Offset), Option<Error>>,
+    result: Result<Queued, Option<Error>>,
 }
 
 /// What a writer has done and what it is doing.
@@ -81,10 +91,12 @@ pub struct WriterStatus {
 impl LogWriter {
     pub(crate) fn start(pool: Arc<Pool>, options: &ClientOptions, taken: Taken) -> Self {
         let (name, log, epoch) = (taken.name.clone(), taken.log, taken.record.value.epoch);
+        let beginning = Beginning { segment: taken.number, base: taken.segment.value.base };
         let shared = Arc::new(Shared::new(options.writer, taken));
         let patience = options.takeover_timeout;
-        let background = tokio::spawn(background::run(Arc::clone(&shared), pool, log, patience));
-        Self { shared, background, name, log, epoch }
+        let background = tokio::spawn(background::run(Arc::clone(&shared), Arc::clone(&pool), log, patience));
+        let (options, producers) = (options.clone(), OnceCell::new());
+        Self { shared, background, name, log, epoch, pool, options, beginning, producers }
     }
 
     /// Appends an entry of up to 16 MiB, headers included; of these up to 64 KiB, encoded.
@@ -94,7 +106,21 @@ impl LogWriter {
     /// [`Error::Deleted`] when nothing was appended, and with [`Error::OutcomeUnknown`] or
     /// [`Error::Stopped`] when that is not known.
     pub fn append<'a>(&self, record: impl Into<Record<'a>>) -> Append {
-        self.append_records(&[record.into()])
+        self.append_records(&[record.into()], &AppendOptions::default())
+    }
+
+    /// The same, at an offset that is expected, or for a producer, so that it is appended once however
+    /// often it is repeated.
+    ///
+    /// Whether the offset is the one expected is decided in the order of the calls. The future of an
+    /// append that its producer has made before, be it with another writer, completes with the
+    /// offset that it got then, once that one is safe; what is expected does not matter to it.
+    ///
+    /// It fails as that of [`append`](Self::append), and with [`Error::OffsetMismatch`],
+    /// [`Error::Duplicate`] or, before [`producer`](Self::producer) has completed once,
+    /// [`Error::Setting`] when nothing was appended.
+    pub fn append_with<'a>(&self, record: impl Into<Record<'a>>, options: &AppendOptions) -> Append {
+        self.append_records(&[record.into()], options)
     }
 
     /// Appends up to 65,536 entries, 16 MiB in all, that stay together: after any failure all of
@@ -104,13 +130,45 @@ impl LogWriter {
     /// It fails as that of [`append`](Self::append), and with [`Error::BatchSize`] when the batch
     /// is outside the limits.
     pub fn append_batch<'a, R: Into<Record<'a>>>(&self, records: impl IntoIterator<Item = R>) -> Append {
-        let records: Vec<Record<'a>> = records.into_iter().map(Into::into).collect();
-        self.append_records(&records)
+        self.append_batch_with(records, &AppendOptions::default())
     }
 
-    fn append_records(&self, records: &[Record<'_>]) -> Append {
-        let result = self.shared.append(records).map_err(Some);
+    /// The same with the options of [`append_with`](Self::append_with). The batch is one append of
+    /// its producer: its first entry carries the sequence, and speaks for the others.
+    pub fn append_batch_with<'a, R: Into<Record<'a>>>(
+        &self,
+        records: impl IntoIterator<Item = R>,
+        options: &AppendOptions,
+    ) -> Append {
+        let records: Vec<Record<'a>> = records.into_iter().map(Into::into).collect();
+        self.append_records(&records, options)
+    }
+
+    fn append_records(&self, records: &[Record<'_>], options: &AppendOptions) -> Append {
+        let result = self.shared.append(records, options).map_err(Some);
         Append { shared: Arc::clone(&self.shared), result }
+    }
+
+    /// The last append of a producer, be it acknowledged or still on its way; none when it has made
+    /// none, or so long ago that 1,000 others have appended since.
+    ///
+    /// From the first call on the writer may append for producers, all of them. That call asks a node
+    /// for what they have appended, and reads the entries that are not in object storage yet: it
+    /// takes as long as that takes, and waits until all of them are known to be safe. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Error::NoNode`] when no node answers, or one that has an entry not for
+    /// `ClientOptions::read_timeout`; [`Error::Deleted`] or [`Error::NotFound`] when the log was
+    /// deleted; [`Error::Refused`] when another writer has it; [`Error::Damaged`].
+    pub async fn producer(&self, id: ProducerId) -> Result<Option<LastAppend>, Error> {
+        let read = async || {
+            let log = (&self.name, self.log);
+            let table = producers::read(&self.pool, &self.options, log, &self.beginning).await?;
+            self.shared.begin_producers(table);
+            Ok::<_, Error>(())
+        };
+        self.producers.get_or_try_init(read).await?;
+        Ok(self.shared.last_of(id))
     }
 
     /// Completes when there is room for another 1 MiB, or the writer has stopped. Cancel-safe.
@@ -192,7 +250,7 @@ impl std::fmt::Debug for Append {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut debug = f.debug_struct("Append");
         match &self.result {
-            Ok((first, last)) => debug.field("first", first).field("last", last),
+            Ok(taken) => debug.field("first", &taken.first).field("last", &taken.last),
             Err(error) => debug.field("error", error),
         };
         debug.finish_non_exhaustive()
@@ -212,7 +270,7 @@ impl Future for Append {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         match &mut this.result {
-            Ok((first, last)) => this.shared.poll_append(*last, context).map_ok(|()| *first),
+            Ok(taken) => this.shared.poll_append(taken, context).map_ok(|()| taken.first),
             Err(error) => Poll::Ready(Err(error.take().unwrap_or(Error::Closed))),
         }
     }

@@ -3,7 +3,7 @@
 
 use super::ending::{Ending, Stopped};
 use crate::error::Error;
-use crate::record::Record;
+use crate::record::{AppendOptions, Record};
 use crate::takeover::Taken;
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::{Mutex, MutexGuard};
@@ -12,6 +12,7 @@ use piculet_quorum::entry::ENTRY_HEADER_BYTES;
 use piculet_quorum::ids::{Index, LogName, NodeId, Offset, SegmentNumber, Timestamp};
 use piculet_quorum::limits::{BATCH_BYTES_MAX, BATCH_BYTES_TARGET, BATCH_ENTRIES_MAX, ENTRY_BYTES_MAX};
 use piculet_quorum::meta::LogView;
+use piculet_quorum::producers::{Judgement, LastAppend, PRODUCER_BYTES, Producer, ProducerId, Producers};
 use piculet_quorum::time::Time;
 use piculet_quorum::wire::frame::{APPEND_HEAD_BYTES, append_head};
 use piculet_quorum::writer::{MetaReply, Transmit, Writer, WriterEvent, WriterOptions};
@@ -54,7 +55,11 @@ pub(super) struct State {
     retained: BTreeMap<SegmentNumber, VecDeque<(Index, Bytes)>>,
     /// Tasks that wait for offsets from `committed` on.
     pub(super) waiters: VecDeque<Option<Waker>>,
+    /// Tasks that wait for an entry that was appended before, in no order.
+    pub(super) again: Vec<(Offset, Waker)>,
     pub(super) committed: Offset,
+    /// The table of producers up to `next`; none until somebody has asked for one of them.
+    producers: Option<Box<Producers>>,
     pub(super) ending: Option<Ending>,
     closing: bool,
     rolls: u64,
@@ -68,6 +73,17 @@ pub(super) struct State {
     clock_rests: bool,
     /// What a node said last about refusing.
     refusal: Option<String>,
+}
+
+/// A batch that has been taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Queued {
+    /// The offset of its first entry.
+    pub(super) first: Offset,
+    /// That of its last; of the first when the batch was appended before.
+    pub(super) last: Offset,
+    /// Whether it was appended before: then others may wait for the same entry.
+    pub(super) again: bool,
 }
 
 /// Entries that have been taken and not been given their place yet.
@@ -98,7 +114,9 @@ impl Shared {
             next,
             retained: BTreeMap::new(),
             waiters: VecDeque::new(),
+            again: Vec::new(),
             committed: next,
+            producers: None,
             ending: None,
             closing: false,
             rolls: 0,
@@ -140,9 +158,9 @@ impl Shared {
         (!state.is_stopped() && state.parks == parks).then_some(state)
     }
 
-    /// Takes a batch. Returns the offsets of its first and last entry.
-    pub(super) fn append(&self, records: &[Record<'_>]) -> Result<(Offset, Offset), Error> {
-        let mut bytes = 0;
+    /// Takes a batch, unless its producer has appended it before.
+    pub(super) fn append(&self, records: &[Record<'_>], options: &AppendOptions) -> Result<Queued, Error> {
+        let mut bytes = if options.producer.is_some() { PRODUCER_BYTES } else { 0 };
         for record in records {
             let len = record.len();
             if len > ENTRY_BYTES_MAX {
@@ -161,7 +179,17 @@ impl Shared {
         if state.closing {
             return Err(Error::Closed);
         }
-        self.take(&mut state, records, bytes)
+        if *options == AppendOptions::default() {
+            return self.take(&mut state, records, bytes, None);
+        }
+        if let Some(first) = state.judge(options)? {
+            return Ok(Queued { first, last: first, again: true });
+        }
+        let taken = self.take(&mut state, records, bytes, options.producer.as_ref())?;
+        if let (Some(producer), Some(table)) = (options.producer, &mut state.producers) {
+            table.fold(producer, taken.first);
+        }
+        Ok(taken)
     }
 
     fn take(
@@ -169,7 +197,8 @@ impl Shared {
         state: &mut State,
         records: &[Record<'_>],
         bytes: usize,
-    ) -> Result<(Offset, Offset), Error> {
+        mut producer: Option<&Producer>,
+    ) -> Result<Queued, Error> {
         let full = state.open.as_ref().is_some_and(|open| {
             open.encoded() + bytes > BATCH_BYTES_TARGET
                 || open.builder.count() as usize + records.len() > BATCH_ENTRIES_MAX
@@ -200,8 +229,9 @@ impl Shared {
             OpenBatch { builder: BatchBuilder::new(*end), bytes }
         });
         for record in records {
-            let headers = record.encoded_headers();
-            batch.builder.push(headers, record.payload(), timestamp, &mut batch.bytes);
+            // A batch is appended whole or not at all: its first entry speaks for the others.
+            let (producer, headers) = (producer.take(), record.encoded_headers());
+            batch.builder.push_of(producer, headers, record.payload(), timestamp, &mut batch.bytes);
         }
         *end = batch.builder.end();
         let first = state.next;
@@ -212,7 +242,7 @@ impl Shared {
         }
         state.wake_links();
         self.stir(state);
-        Ok((first, Offset(state.next.0 - 1)))
+        Ok(Queued { first, last: Offset(state.next.0 - 1), again: false })
     }
 
     /// Gives the open batch its place, so that it can be sent.
@@ -312,6 +342,17 @@ impl Shared {
         self.committed.notify_waiters();
     }
 
+    /// The table of producers before the writer's first entry has been read: nothing was appended for
+    /// one of them so far.
+    pub(super) fn begin_producers(&self, table: Producers) {
+        self.lock().producers.get_or_insert_with(|| Box::new(table));
+    }
+
+    /// The last append of a producer, be it acknowledged or on its way.
+    pub(super) fn last_of(&self, id: ProducerId) -> Option<LastAppend> {
+        self.lock().producers.as_ref()?.last(id)
+    }
+
     pub(super) fn status(&self) -> super::WriterStatus {
         let state = self.lock();
         super::WriterStatus {
@@ -407,6 +448,29 @@ impl Shared {
 }
 
 impl State {
+    /// Whether an append is to be made; if not, for its producer has made it before, the offset that
+    /// it has.
+    fn judge(&self, options: &AppendOptions) -> Result<Option<Offset>, Error> {
+        if let Some(producer) = options.producer {
+            let Some(table) = &self.producers else {
+                let problem = format!(
+                    "the writer does not know yet what producer {} has appended; nothing was appended: await LogWriter::producer before",
+                    producer.id
+                );
+                return Err(Error::Setting { setting: "producer", problem });
+            };
+            match table.judge(producer) {
+                Judgement::New => {}
+                Judgement::Duplicate(offset) => return Ok(Some(offset)),
+                Judgement::Older(last) => return Err(Error::Duplicate { producer, last }),
+            }
+        }
+        match options.expected_offset.filter(|expected| *expected != self.next) {
+            Some(expected) => Err(Error::OffsetMismatch { expected, actual: self.next }),
+            None => Ok(None),
+        }
+    }
+
     /// The channel of a node's link, made when it is new.
     pub(super) fn link(&mut self, node: &NodeId) -> Arc<Notify> {
         Arc::clone(self.links.entry(node.clone()).or_default())
@@ -458,7 +522,8 @@ impl State {
     }
 
     fn wake_waiters(&mut self) {
-        for waker in self.waiters.drain(..).flatten() {
+        let again = self.again.drain(..).map(|(_, waker)| waker);
+        for waker in self.waiters.drain(..).flatten().chain(again) {
             waker.wake();
         }
     }
@@ -479,6 +544,9 @@ impl State {
         self.committed = offset;
         let waiting = count.min(self.waiters.len());
         for waker in self.waiters.drain(..waiting).flatten() {
+            waker.wake();
+        }
+        for (_, waker) in self.again.extract_if(.., |(at, _)| *at < offset) {
             waker.wake();
         }
     }

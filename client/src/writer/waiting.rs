@@ -1,9 +1,9 @@
 //! What the application waits for: acknowledgements, room, and a writer's end.
 
-use super::state::{OpenBatch, Shared, State};
+use super::state::{OpenBatch, Queued, Shared, State};
 use crate::error::Error;
 use piculet_quorum::ids::Offset;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use tokio::sync::Notify;
 
 /// Room that makes a writer ready: a few batches' worth.
@@ -24,13 +24,21 @@ impl Shared {
 
     /// Whether the entry at `offset` is acknowledged, or what became of it; if that is not known
     /// yet, the task is woken when it is.
-    pub(super) fn poll_append(&self, offset: Offset, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    pub(super) fn poll_append(&self, taken: &Queued, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let offset = taken.last;
         let mut state = self.lock();
         if offset < state.committed {
             return Poll::Ready(Ok(()));
         }
         if let Some(result) = state.ending.as_ref().and_then(|ending| ending.of(offset, offset.plus(1))) {
             return Poll::Ready(result);
+        }
+        if taken.again {
+            let waits = |(at, waker): &(Offset, Waker)| *at == offset && waker.will_wake(context.waker());
+            if !state.again.iter().any(waits) {
+                state.again.push((offset, context.waker().clone()));
+            }
+            return Poll::Pending;
         }
         let at = (offset.0 - state.committed.0) as usize;
         if state.waiters.len() <= at {

@@ -21,9 +21,19 @@ pub(super) enum Job {
     Upload(Box<Upload>),
 }
 
+/// What became of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Worked {
+    Yes,
+    /// It failed and should be tried again after a pause.
+    No,
+    /// It must wait for something else, and should be tried again after a pause.
+    Waits,
+}
+
 impl Job {
-    /// Does it. False when it failed and should be tried again after a pause.
-    pub(super) async fn run(self, core: &Core, log: LogId, number: SegmentNumber) -> bool {
+    /// Does it.
+    pub(super) async fn run(self, core: &Core, log: LogId, number: SegmentNumber) -> Worked {
         let (trying, result) = match self {
             Self::Stand(lease) => ("to be elected uploader", stand(core, log, number, lease).await),
             Self::Resign(revision) => ("to resign as uploader", resign(core, log, number, revision).await),
@@ -35,21 +45,21 @@ impl Job {
         match result {
             Ok(()) => {
                 core.meta_health.works();
-                true
+                Worked::Yes
             }
             Err(error) => {
                 core.meta_failed(trying, &error);
-                false
+                Worked::No
             }
         }
     }
 }
 
-fn report(core: &Core, log: LogId, number: SegmentNumber, result: Result<(), UploadError>) -> bool {
+fn report(core: &Core, log: LogId, number: SegmentNumber, result: Result<bool, UploadError>) -> Worked {
     match result {
-        Ok(()) => {
+        Ok(done) => {
             core.meta_health.works();
-            return true;
+            return if done { Worked::Yes } else { Worked::Waits };
         }
         Err(UploadError::Record(error)) => core.meta_failed("to record a part", &error),
         Err(UploadError::Put(error)) if error.is_retryable() => {
@@ -62,7 +72,7 @@ fn report(core: &Core, log: LogId, number: SegmentNumber, result: Result<(), Upl
         Err(error) => tracing::error!(%log, segment = %number, %error, "ALARM: cannot archive a segment"),
     }
     metrics::upload_failed();
-    false
+    Worked::No
 }
 
 /// Carries a transaction out. Its revision when it was applied, none when it was not or nobody

@@ -1,3 +1,5 @@
+mod producers;
+
 use super::*;
 use crate::fixture::{Fixture, Lossy, Lost, Running, Writer, applied, eventually, used};
 use crate::membership::Life;

@@ -4,12 +4,14 @@ use super::steps::{made_at, settle};
 use crate::core::Core;
 use crate::logs::{LocalSegment, extend};
 use crate::metrics;
+use crate::producers::{self, TableError};
 use piculet_meta::MetaError;
 use piculet_quorum::batch::{BatchEnd, Place};
 use piculet_quorum::ids::{Chain, Index, LogId, SegmentNumber};
 use piculet_quorum::limits::PART_BYTES_MAX;
 use piculet_quorum::meta::part::RecordPart;
 use piculet_quorum::meta::{PartRecord, PartRow, SegmentEnd, SegmentRecord, SegmentState, Versioned};
+use piculet_quorum::producers::Producers;
 use piculet_storage::part::{self, PART_ENCODER};
 use piculet_storage::{EncodedPart, ObjectError, PartError, PartHeader, Run};
 use tokio::time::Instant;
@@ -19,6 +21,8 @@ pub(super) struct Upload {
     pub(super) record: Versioned<SegmentRecord>,
     row: PartRow,
     run: Run,
+    /// The table of producers before the part, when this node has made the part before it.
+    producers: Option<Producers>,
 }
 
 /// Why a part was not uploaded.
@@ -43,6 +47,19 @@ pub(super) enum UploadError {
         "the part from index {first} on was not recorded, and the metadata have not changed since they were read"
     )]
     Unrecorded { first: Index },
+    /// The records contradict each other.
+    #[error("{0}; nothing was uploaded")]
+    Producers(TableError),
+}
+
+impl From<TableError> for UploadError {
+    fn from(error: TableError) -> Self {
+        match error {
+            TableError::Meta(error) => Self::Record(error),
+            TableError::Object(error) => Self::Put(error),
+            error @ (TableError::Damaged { .. } | TableError::Restless) => Self::Producers(error),
+        }
+    }
 }
 
 impl Upload {
@@ -51,11 +68,19 @@ impl Upload {
         let bytes = core.config.flush.options().bytes.min(PART_BYTES_MAX);
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         let run = local.buffer.read(from, to, bytes).filter(|_| local.row.archived() == from)?;
-        Some(Self { record: local.record.clone(), row: local.row.clone(), run })
+        let producers =
+            local.producers.as_ref().filter(|(at, _)| *at == from).map(|(_, table)| table.clone());
+        Some(Self { record: local.record.clone(), row: local.row.clone(), run, producers })
     }
 
-    /// Uploads and records it. When somebody else was faster, that is as good.
-    pub(super) async fn run(self, core: &Core, log: LogId, number: SegmentNumber) -> Result<(), UploadError> {
+    /// Uploads and records it. When somebody else was faster, that is as good. False when it must
+    /// wait for a segment before this one to be archived.
+    pub(super) async fn run(
+        mut self,
+        core: &Core,
+        log: LogId,
+        number: SegmentNumber,
+    ) -> Result<bool, UploadError> {
         self.check_chains()?;
         let begun = Instant::now();
         let Run { first, before, end, end_chain, .. } = self.run;
@@ -71,21 +96,47 @@ impl Upload {
             at,
         };
         let name = header.name();
-        let encoded = encode(header, self.run.pieces.clone()).await?;
+        let producers = match self.producers_before(core, log, number).await {
+            Ok(producers) => producers,
+            // The part before has gone with its segment, or what is here is out of date otherwise.
+            Err(_) if !self.is_current(core, log, number) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        };
+        let Some(producers) = producers else { return Ok(!self.is_current(core, log, number)) };
+        let encoded = encode(header, producers, self.run.pieces.clone()).await?;
         if !self.is_current(core, log, number) {
             // Somebody else was faster, or the log was deleted: there is nothing to put any more.
-            return Ok(());
+            return Ok(true);
         }
         core.objects.put_part(&name, &encoded).await?;
         core.store_health.works();
         let record = PartRecord { at, bytes: encoded.bytes, encoder: PART_ENCODER, skip: false };
         if self.record(core, log, number, &record).await? {
+            keep_producers(core, log, number, (end, encoded.producers));
             metrics::uploaded(encoded.bytes, begun.elapsed());
             tracing::debug!(part = %name, bytes = encoded.bytes, "archived a part");
         } else if self.is_current(core, log, number) {
             return Err(UploadError::Unrecorded { first });
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// The table of producers before the part; none while it cannot be told.
+    async fn producers_before(
+        &mut self,
+        core: &Core,
+        log: LogId,
+        number: SegmentNumber,
+    ) -> Result<Option<Producers>, TableError> {
+        if let Some(known) = self.producers.take() {
+            return Ok(Some(known));
+        }
+        match self.row.parts.last() {
+            None => producers::before_segment(core, log, number).await,
+            Some((first, part)) => {
+                Ok(Some(producers::at_end_of(core, log, number, *first, &part.value).await?))
+            }
+        }
     }
 
     /// Whether the segment is still as it was when the part was taken.
@@ -139,9 +190,22 @@ impl Upload {
     }
 }
 
+/// The next part continues this table, if this node makes it.
+fn keep_producers(core: &Core, log: LogId, number: SegmentNumber, producers: (Index, Producers)) {
+    if let Some(log) = core.logs.get(log)
+        && let Some(local) = log.lock().segments.get_mut(&number)
+    {
+        local.producers = Some(producers);
+    }
+}
+
 /// Encodes a part on a thread where checksums over megabytes delay nobody.
-async fn encode(header: PartHeader, pieces: Vec<bytes::Bytes>) -> Result<EncodedPart, PartError> {
-    let encoding = tokio::task::spawn_blocking(move || part::encode(&header, &pieces));
+async fn encode(
+    header: PartHeader,
+    producers: Producers,
+    pieces: Vec<bytes::Bytes>,
+) -> Result<EncodedPart, PartError> {
+    let encoding = tokio::task::spawn_blocking(move || part::encode(&header, producers, &pieces));
     match encoding.await {
         Ok(encoded) => encoded,
         Err(error) => match error.try_into_panic() {

@@ -3,6 +3,7 @@
 mod append;
 mod idle;
 mod suite;
+mod takeover;
 
 use crate::cli::{Failure, Output};
 use clap::Subcommand;
@@ -38,6 +39,15 @@ Examples:
   piculet bench idle
   piculet bench idle --logs 1000 --output json")]
     Idle(idle::IdleArgs),
+    /// Start a cluster on this machine and measure how long takeovers take.
+    #[command(after_help = "\
+Measured from the call until the new writer can append: new epoch, fence, end of the last segment,
+next segment. The writer before has gone: once from an idle log, once with 16 entries on their way.
+
+Examples:
+  piculet bench takeover
+  piculet bench takeover --rounds 1000 --output json")]
+    Takeover(takeover::TakeoverArgs),
 }
 
 /// Runs a benchmark.
@@ -49,5 +59,6 @@ pub async fn run(command: BenchCommand, output: Output) -> Result<(), Failure> {
         BenchCommand::Append(args) => append::run(args, output).await,
         BenchCommand::Suite(args) => suite::run(args, output).await,
         BenchCommand::Idle(args) => idle::run(args, output).await,
+        BenchCommand::Takeover(args) => takeover::run(args, output).await,
     }
 }

@@ -31,17 +31,51 @@ pub(super) enum Step {
 /// Reads (linearizable) what can be deleted of a log next.
 pub(super) async fn read(core: &Core, log: LogId) -> Result<Step, MetaError> {
     let first_key = Key::First(log);
-    let keys = |number| [Key::Log(log), Key::Trim(log), Key::First(log), Key::Segment(log, number)];
+    let keys = |number| {
+        [Key::Log(log), Key::Config(log), Key::Trim(log), Key::First(log), Key::Segment(log, number)]
+    };
     let mut number = first_segment(&core.meta.read(std::slice::from_ref(&first_key), &[]).await?, &first_key);
     loop {
         let snapshot = core.meta.read(&keys(number), &[Range::Parts(log, number)]).await?;
         let now = first_segment(&snapshot, &first_key);
         if now == number {
-            return Ok(of(log, &snapshot, wall_clock()));
+            let step = of(log, &snapshot, wall_clock());
+            let next = snapshot.log(&Key::Log(log)).filter(|record| record.value.deleted.is_none());
+            if let Some(next) = next.map(|record| record.value.next_segment)
+                && matches!(&step, Step::Segment { parts, .. } if !parts.is_empty())
+                && has_producers(&snapshot, log)
+                && !newer_part(core, log, number, next).await?
+            {
+                return Ok(Step::Nothing);
+            }
+            return Ok(step);
         }
         // Another node was faster. It only grows, so this ends.
         number = now;
     }
+}
+
+/// Whether the log may have entries of producers: then its newest part stays until there is a newer
+/// one, for it has the table.
+fn has_producers(snapshot: &Snapshot, log: LogId) -> bool {
+    let config = snapshot.records.get(&Key::Config(log)).map(|record| &record.value);
+    matches!(config, Some(Record::Config(config)) if config.producers)
+}
+
+/// Whether a segment behind this one has a part. Once there is one there will always be.
+async fn newer_part(
+    core: &Core,
+    log: LogId,
+    number: SegmentNumber,
+    next: SegmentNumber,
+) -> Result<bool, MetaError> {
+    for later in number.0 + 1..next.0 {
+        let range = Range::Parts(log, SegmentNumber(later));
+        if !core.meta.read(&[], &[range]).await?.records.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn first_segment(snapshot: &Snapshot, key: &Key) -> SegmentNumber {
@@ -77,7 +111,7 @@ pub(super) fn of(log: LogId, snapshot: &Snapshot, now: Timestamp) -> Step {
         Some(segment) if record.value.deleted.is_some() => {
             delete_segment_of_deleted(log, &record, &first, &segment)
         }
-        // The newest part stays until there is a newer one.
+        // The newest segment stays, for the next one continues it.
         Some(_) if number.plus(1) == record.value.next_segment => None,
         Some(segment) => {
             snapshot.trim(&Key::Trim(log)).and_then(|trim| delete_first_segment(log, &first, &trim, &segment))

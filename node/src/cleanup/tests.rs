@@ -108,6 +108,25 @@ async fn what_lies_below_the_trim_offset_is_deleted_but_the_newest_segment_stays
 }
 
 #[tokio::test]
+async fn the_newest_part_of_a_log_with_producers_stays_until_there_is_a_newer_one() {
+    let mut site = site().await;
+    let running = Running::start(&site.core.0);
+    for _ in 0..2 {
+        site.archive_and_roll().await;
+    }
+    let begin = async || crate::producers::for_writer(&site.core.0, site.writer.log).await.unwrap();
+    begin().await;
+    // Everything, while the newest segment is empty and open.
+    site.writer.trim(Offset(2)).await;
+    site.until_left(&[1, 2], &[1]).await;
+    let found = begin().await.expect("the log is there");
+    assert_eq!(found.from, Some((SegmentNumber(1), Index(1))));
+    site.archive_and_roll().await;
+    site.until_left(&[2, 3], &[2]).await;
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_deleted_log_goes_with_all_that_is_its_own() {
     let mut site = site().await;
     let running = Running::start(&site.core.0);

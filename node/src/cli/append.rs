@@ -27,11 +27,15 @@ A log has one writer. While another is alive the command fails, and says who tha
 killed counts as alive until the nodes miss it, some seconds, and is then waited for, some more.
 --take-over does not wait, and stops the other.
 
+With --expected-offset a script that is repeated appends once: give the offset at which it found the
+log's end, and when something was appended since, nothing is appended now.
+
 Examples:
   piculet append orders --file orders.ndjson     each line, with its newline, is an entry
   producer | piculet append orders --create      the same from a pipe, to a log that may be new
   piculet append images --file disk.img --record-bytes 65536
   piculet append orders --header source=shop < orders.ndjson
+  echo first | piculet append starts --create --expected-offset 0
   piculet append orders --take-over < /dev/null  fence whoever writes it, and close it
   piculet read old --output json | piculet append new --create --headers")]
 pub(super) struct AppendArgs {
@@ -56,6 +60,10 @@ pub(super) struct AppendArgs {
     /// it has any: what `read --output json` prints.
     #[arg(long)]
     headers: bool,
+    /// Append only if the first entry gets this offset, which is where the log ends; else append
+    /// nothing and fail.
+    #[arg(long, value_name = "OFFSET")]
+    expected_offset: Option<u64>,
     /// Take the log over from its writer, alive or not: that one is fenced and fails.
     #[arg(long)]
     take_over: bool,
@@ -101,6 +109,12 @@ pub(super) async fn run(args: AppendArgs, output: Output) -> Result<(), Failure>
     let writer = open(&client, &args).await?;
     let bar = bar(&args);
     let first = writer.status().next;
+    if let Some(expected) = args.expected_offset.map(Offset).filter(|expected| *expected != first) {
+        // The log has no other writer now, so its next offset does not change.
+        writer.close().await?;
+        client.close().await;
+        return Err(Error::OffsetMismatch { expected, actual: first }.into());
+    }
     let (mut entries, mut bytes) = (0_u64, 0_u64);
     let start = Instant::now();
     let mut acks = Acks { wanted: args.acks, output, told: None };

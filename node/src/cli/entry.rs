@@ -4,12 +4,14 @@
 //! {"offset":3,"timestamp":"2026-11-23T16:44:01.250Z","headers":{"kind":"order"},"payload":"text"}
 //! ```
 //! A payload that is not UTF-8 stands in `payload_base64` instead. A header's value is text, or
-//! `{"base64":"…"}`, or an array of these for a name that occurs more than once.
+//! `{"base64":"…"}`, or an array of these for a name that occurs more than once. An entry that was
+//! appended for a producer has `"producer":{"id":7,"sequence":1}`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use piculet_quorum::headers::{Headers, HeadersError};
 use piculet_quorum::ids::{Offset, Timestamp};
+use piculet_quorum::producers::Producer;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -29,12 +31,21 @@ const RFC3339_MILLIS: &[BorrowedFormatItem<'_>] =
 pub(super) struct EntryOut<'a> {
     offset: u64,
     timestamp: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    producer: Option<ProducerOut>,
     #[serde(skip_serializing_if = "HeadersOut::is_empty")]
     headers: HeadersOut<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_base64: Option<String>,
+}
+
+/// Who an entry was appended for.
+#[derive(Serialize)]
+struct ProducerOut {
+    id: u64,
+    sequence: u64,
 }
 
 /// Values by name, in the order in which the names first occur.
@@ -84,6 +95,8 @@ struct Line {
     _offset: IgnoredAny,
     #[serde(rename = "timestamp", default)]
     _timestamp: IgnoredAny,
+    #[serde(rename = "producer", default)]
+    _producer: IgnoredAny,
 }
 
 /// Headers in the order of the object, which a map would lose.
@@ -115,6 +128,7 @@ impl<'a> EntryOut<'a> {
     pub(super) fn new(
         offset: Offset,
         timestamp: Timestamp,
+        producer: Option<Producer>,
         headers: impl Iterator<Item = (&'a str, &'a [u8])>,
         payload: &'a [u8],
     ) -> Self {
@@ -122,6 +136,7 @@ impl<'a> EntryOut<'a> {
         Self {
             offset: offset.0,
             timestamp: rfc3339(timestamp),
+            producer: producer.map(|Producer { id, sequence }| ProducerOut { id: id.get(), sequence }),
             headers: HeadersOut::new(headers),
             payload: text,
             payload_base64: text.is_none().then(|| STANDARD.encode(payload)),
@@ -246,6 +261,7 @@ pub(super) fn rfc3339(timestamp: Timestamp) -> String {
 mod tests {
     use super::*;
     use piculet_quorum::headers::decode as headers_of;
+    use piculet_quorum::producers::ProducerId;
     use proptest::prelude::*;
 
     fn headers(pairs: &[(&str, &[u8])]) -> Headers {
@@ -259,7 +275,8 @@ mod tests {
     fn printed(entry: &EntryIn) -> String {
         let decoded: Vec<_> =
             headers_of(entry.headers.encoded()).map(|header| header.expect("it is sound")).collect();
-        let out = EntryOut::new(Offset(3), Timestamp(1_763_916_241_250), decoded.into_iter(), &entry.payload);
+        let (offset, timestamp) = (Offset(3), Timestamp(1_763_916_241_250));
+        let out = EntryOut::new(offset, timestamp, None, decoded.into_iter(), &entry.payload);
         serde_json::to_string(&out).expect("it is plain data")
     }
 
@@ -272,6 +289,12 @@ mod tests {
         let rich = EntryIn { payload: b"\x80".to_vec(), headers: headers(&all) };
         let line = r#"{"offset":3,"timestamp":"2025-11-23T16:44:01.250Z","headers":{"b":["1","2"],"a":{"base64":"/w=="}},"payload_base64":"gA=="}"#;
         assert_eq!(printed(&rich), line);
+        let producer = Producer { id: ProducerId::new(7).expect("not 0"), sequence: 1 };
+        let out = EntryOut::new(Offset(3), Timestamp(0), Some(producer), std::iter::empty(), b"x");
+        let line = r#"{"offset":3,"timestamp":"1970-01-01T00:00:00.000Z","producer":{"id":7,"sequence":1},"payload":"x"}"#;
+        assert_eq!(serde_json::to_string(&out).expect("it is plain data"), line);
+        let again = EntryIn::parse(line.as_bytes(), &Headers::default()).expect("it is sound");
+        assert_eq!(again, EntryIn { payload: b"x".to_vec(), headers: Headers::default() });
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub struct Failure {
 
 /// What an error code means to a shell: the exit code, what it stands for, and the error codes that
 /// lead to it. Every other error code leads to [`FAILED`].
-pub(super) const EXITS: [(u8, &str, &[&str]); 11] = [
+pub(super) const EXITS: [(u8, &str, &[&str]); 12] = [
     (2, "wrong use of the command line or a wrong setting", &["usage", "settings", "setting", "bad-address"]),
     (3, "there is no such log, or it has been deleted", &["not-found", "deleted"]),
     (4, "there is a log of that name already", &["already-exists"]),
@@ -36,6 +36,7 @@ pub(super) const EXITS: [(u8, &str, &[&str]); 11] = [
     (10, "data is damaged or lost, or copies differ", &["damaged", "lost", "alarm"]),
     (11, "the nodes are overloaded: try again later", &["overloaded"]),
     (12, "the node's disk failed: replace it before the node is started again", &["buffer-failed"]),
+    (13, "the log does not end at the offset that was expected", &["offset-mismatch"]),
 ];
 
 /// The exit code of every failure that has none of its own.

@@ -122,7 +122,8 @@ fn write(entry: &Entry, output: Output, newline: bool, out: &mut impl Write) -> 
     match output {
         Output::Text => out.write_all(&entry.payload)?,
         Output::Json => {
-            let entry = EntryOut::new(entry.offset, entry.timestamp, entry.headers(), &entry.payload);
+            let entry =
+                EntryOut::new(entry.offset, entry.timestamp, entry.producer, entry.headers(), &entry.payload);
             serde_json::to_writer(&mut *out, &entry)?;
         }
     }

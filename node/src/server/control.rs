@@ -5,6 +5,7 @@ use super::{Shared, propose};
 use crate::core::Core;
 use crate::logs::Log;
 use crate::metrics;
+use crate::producers::TableError;
 use piculet_meta::MetaError;
 use piculet_quorum::ids::{LogId, LogName, NodeId, SegmentNumber};
 use piculet_quorum::limits::{LIST_PAGE, VIEW_SEGMENTS};
@@ -12,7 +13,9 @@ use piculet_quorum::meta::{
     Key, LogRecord, LogView, Range, Record, SegmentState, SegmentView, Snapshot, Versioned,
 };
 use piculet_quorum::replica::Unanswered;
-use piculet_quorum::wire::message::{Address, FenceOk, Hello, NodeView, Refusal, Request, Response, Welcome};
+use piculet_quorum::wire::message::{
+    Address, FenceOk, Hello, NodeView, ProducersFrom, Refusal, Request, Response, Welcome,
+};
 use piculet_storage::Position;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,12 +37,29 @@ pub(super) async fn answer(shared: &Shared, request: Request) -> Result<Response
         Request::WriterSeen { log, segment } => {
             shared.core.writer_seen(log, segment).map(Response::WriterSeen)
         }
+        Request::Producers(log) => producers(shared, log).await.map(Response::Producers),
         Request::Fetch { .. }
         | Request::Append(_)
         | Request::Subscribe { .. }
         | Request::Watermarks { .. } => {
             Err(Refusal::Invalid("this request is answered with a stream of frames".to_owned()))
         }
+    }
+}
+
+/// The table of producers that a writer begins with; read where that delays no append.
+async fn producers(shared: &Shared, log: LogId) -> Result<ProducersFrom, Refusal> {
+    let core = Arc::clone(&shared.core);
+    let read = shared.background.spawn(async move { crate::producers::for_writer(&core, log).await });
+    match read.await {
+        Ok(Ok(Some(found))) => Ok(found),
+        Ok(Ok(None)) => Err(Refusal::Deleted),
+        Ok(Err(TableError::Meta(error))) => Err(refusal(error)),
+        Ok(Err(error)) => {
+            tracing::warn!(%log, %error, "a log's table of producers cannot be read");
+            Err(Refusal::Unavailable(error.to_string()))
+        }
+        Err(error) => Err(Refusal::Unavailable(format!("the node is stopping: {error}"))),
     }
 }
 

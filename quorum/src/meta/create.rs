@@ -37,7 +37,7 @@ impl CreateLog {
             .put(Key::Log(self.log), Record::Log(record))
             .put(
                 Key::Config(self.log),
-                Record::Config(ConfigRecord { allow_loss: false, durability: self.durability }),
+                Record::Config(ConfigRecord { durability: self.durability, ..ConfigRecord::default() }),
             )
             .put(Key::Trim(self.log), Record::Trim(TrimRecord::default()))
             .put(Key::First(self.log), Record::First(FirstRecord::default()))

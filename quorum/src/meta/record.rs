@@ -131,6 +131,10 @@ pub struct ConfigRecord {
     /// loss recorded, instead of waiting for an operator.
     #[serde(default)]
     pub allow_loss: bool,
+    /// Whether entries of the log may have a producer. Set before the first of them is appended, and
+    /// never taken back: while it is not set, the log's table of producers is empty.
+    #[serde(default)]
+    pub producers: bool,
 }
 
 /// How far a log is trimmed.

@@ -81,6 +81,9 @@ pub enum Request {
         /// The segment.
         segment: SegmentNumber,
     },
+    /// The table of producers that a writer begins with, which from now on may append entries of
+    /// producers; answered with [`Response::Producers`].
+    Producers(LogId),
 }
 
 /// Answer to a [`Request`].
@@ -106,6 +109,18 @@ pub enum Response {
     Refused(Refusal),
     /// To [`Request::WriterSeen`].
     WriterSeen(WriterSeen),
+    /// To [`Request::Producers`].
+    Producers(ProducersFrom),
+}
+
+/// A table of producers, and from where on entries are to be folded into it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProducersFrom {
+    /// Segment and index of the first entry that is not in the table. None when no entry of the log
+    /// had a producer when it was asked for: then there is nothing to fold.
+    pub from: Option<(SegmentNumber, Index)>,
+    /// The table, as [`Producers`](crate::producers::Producers) encodes it.
+    pub table: Vec<u8>,
 }
 
 /// What a member of a segment has seen of its writer.

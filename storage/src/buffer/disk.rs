@@ -1,6 +1,9 @@
 //! Level `disk`: entries lie in an arena like those of level `memory`, which goes with the process;
 //! what is at rest is in a journal.
 
+#[cfg(test)]
+mod tests;
+
 use super::identity::Boot;
 use super::{Buffer, BufferDir, BufferError, Contents, Damage, Found, KeptSegment, Leftover, Rest, identify};
 use crate::arena::{Arena, ArenaOptions};

@@ -106,7 +106,7 @@ impl<D: Disk> JournalCore<D> {
             // It was made, and never promised by a seal.
             remove(&mut disk, &next)?;
         }
-        let wanted = options.file_bytes.max(bytes_for(&live, 0));
+        let wanted = file_bytes_for(&options, &live, 0);
         let new = create_file(&mut disk, cluster, generation + 1, wanted)?;
         files.push_back(new.header.bytes);
         let synced = Location { generation, offset: last.end };
@@ -160,12 +160,12 @@ impl<D: Disk> JournalCore<D> {
         let free =
             self.disk.free_bytes().map_err(|error| failed(&self.disk, "", "ask for the room in", error))?;
         let file_bytes = self.options.file_bytes;
+        let next = file_bytes_for(&self.options, &self.live, 0);
         let allowed = self.options.bytes.saturating_sub(self.file_bytes());
         let allowed = free.map_or(allowed, |free| allowed.min(free.saturating_sub(2 * file_bytes)));
         let here = self.open.header.bytes.saturating_sub(self.open.end + MARKS_BYTES);
-        // The part of a file that a checkpoint takes, or that is too short for a batch, is not room.
-        let next = file_bytes.saturating_sub(bytes_for(&self.live, 0));
-        Ok(here + allowed / file_bytes * next)
+        // The part of a file that a checkpoint takes is not room.
+        Ok(here + allowed / next * (next - list_bytes(&self.live)))
     }
 
     /// Bytes of all files.
@@ -212,7 +212,7 @@ impl<D: Disk> JournalCore<D> {
     /// with what comes next.
     fn rotate(&mut self, gather: Gather, bytes: u64) -> Result<Gather, JournalError> {
         let generation = self.open.header.generation + 1;
-        let wanted = self.options.file_bytes.max(bytes_for(&self.live, bytes));
+        let wanted = file_bytes_for(&self.options, &self.live, bytes);
         let next = create_file(&mut self.disk, self.cluster, generation, wanted)?;
         let mut sealed = self.gather_seal(gather);
         self.write_and_sync(&mut sealed)?;
@@ -296,11 +296,17 @@ impl<D: Disk> JournalCore<D> {
     }
 }
 
-/// Bytes of a file that takes a checkpoint and a record of `record` bytes.
-fn bytes_for(live: &Live, record: u64) -> u64 {
+/// Bytes of the next file: as the options say, unless a record of `record` bytes does not fit behind
+/// the checkpoint, or that would take more than half of it.
+fn file_bytes_for(options: &JournalOptions, live: &Live, record: u64) -> u64 {
+    options.file_bytes.max(2 * list_bytes(live) + record)
+}
+
+/// Bytes that every file takes besides its changes: its header, checkpoint and marks.
+fn list_bytes(live: &Live) -> u64 {
     let segments = live.manifests().len() as u64 * 128;
     let fences = live.fences().len() as u64 * 48;
-    FILE_HEADER_BYTES as u64 + segments + fences + CHECKPOINT_BYTES + record + MARKS_BYTES
+    FILE_HEADER_BYTES as u64 + segments + fences + CHECKPOINT_BYTES + MARKS_BYTES
 }
 
 /// A new file with a header, at rest with its entry in the directory.

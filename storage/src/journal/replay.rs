@@ -95,7 +95,8 @@ impl<D: Disk> Replayed<D> {
         let index = oldest.and_then(|oldest| usize::try_from(at.generation.checked_sub(oldest)?).ok());
         let sealed = index.and_then(|index| self.sealed.get(index));
         let read = || {
-            let file = sealed.or(self.last.as_ref().map(|last| &last.file)).ok_or(io::ErrorKind::NotFound)?;
+            let last = || self.last.as_ref().map(|last| &last.file);
+            let file = sealed.or_else(last).ok_or(io::ErrorKind::NotFound)?;
             let mut bytes = vec![0; at.bytes];
             self.disk.read(file, at.offset, &mut bytes)?;
             if crc32c::crc32c(&bytes) == at.crc {

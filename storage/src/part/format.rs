@@ -1,13 +1,14 @@
 //! Header and footer of a part as bytes; the parent module has the tables.
 
 use super::{PART_ENCODER, PART_FORMAT, PartError, PartHeader, checksum, field};
+use crate::names::PartName;
 use piculet_quorum::batch::{BatchEnd, Place};
 use piculet_quorum::ids::{Chain, Epoch, Index, Level, LogId, Nonce, Offset, SegmentNumber, Timestamp};
 use piculet_quorum::meta::SegmentEnd;
 
 pub(super) const HEADER_BYTES: usize = 148;
 pub(super) const INDEX_ENTRY_BYTES: usize = 24;
-pub(super) const FOOTER_BYTES: usize = 48;
+pub(super) const FOOTER_BYTES: usize = 56;
 
 const HEADER_MAGIC: [u8; 8] = *b"PICULETP";
 const FOOTER_MAGIC: [u8; 8] = *b"PICULETE";
@@ -86,13 +87,32 @@ pub(super) struct Footer {
     pub(super) index_crc: u32,
     pub(super) body_crc: u32,
     pub(super) object_len: u64,
+    pub(super) producers_len: u32,
+    pub(super) producers_crc: u32,
+}
+
+/// The CRC of a table of producers at the end of the part of this name.
+pub(super) fn producers_crc(name: &PartName, table: &[u8]) -> u32 {
+    let mut place = [0; 40];
+    put(&mut place, 0, name.log.0.to_le_bytes());
+    put(&mut place, 8, name.segment.0.to_le_bytes());
+    put(&mut place, 16, name.end.0.to_le_bytes());
+    put(&mut place, 24, name.chain.0.to_le_bytes());
+    crc32c::crc32c_append(crc32c::crc32c(&place), table)
 }
 
 impl Footer {
-    pub(super) fn new(body_len: u64, index: &[u8], body_crc: u32) -> Self {
+    pub(super) fn new(header: &PartHeader, body_len: u64, body_crc: u32, index: &[u8], table: &[u8]) -> Self {
         let (index_at, index_len) = (HEADER_BYTES as u64 + body_len, index.len() as u64);
-        let object_len = index_at + index_len + FOOTER_BYTES as u64;
-        Self { index_at, index_len, index_crc: crc32c::crc32c(index), body_crc, object_len }
+        Self {
+            index_at,
+            index_len,
+            index_crc: crc32c::crc32c(index),
+            body_crc,
+            object_len: index_at + index_len + table.len() as u64 + FOOTER_BYTES as u64,
+            producers_len: table.len() as u32,
+            producers_crc: producers_crc(&header.name(), table),
+        }
     }
 
     pub(super) fn encode(&self) -> [u8; FOOTER_BYTES] {
@@ -102,26 +122,30 @@ impl Footer {
         put(&mut out, 16, self.index_crc.to_le_bytes());
         put(&mut out, 20, self.body_crc.to_le_bytes());
         put(&mut out, 24, self.object_len.to_le_bytes());
-        let crc = crc32c::crc32c(&out[..36]);
-        put(&mut out, 36, crc.to_le_bytes());
-        put(&mut out, 40, FOOTER_MAGIC);
+        put(&mut out, 32, self.producers_len.to_le_bytes());
+        put(&mut out, 36, self.producers_crc.to_le_bytes());
+        let crc = crc32c::crc32c(&out[..44]);
+        put(&mut out, 44, crc.to_le_bytes());
+        put(&mut out, 48, FOOTER_MAGIC);
         out
     }
 
     /// The footer in `bytes`, which are [`FOOTER_BYTES`].
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, PartError> {
-        check_magic("magic of the footer", take(bytes, 40), FOOTER_MAGIC)?;
-        let (found, expected) = (u32_at(bytes, 36), crc32c::crc32c(&bytes[..36]));
+        check_magic("magic of the footer", take(bytes, 48), FOOTER_MAGIC)?;
+        let (found, expected) = (u32_at(bytes, 44), crc32c::crc32c(&bytes[..44]));
         if found != expected {
             return Err(checksum("checksum of the footer", found, expected));
         }
-        check_version("footer flags", u32_at(bytes, 32), 0)?;
+        check_version("footer flags", u32_at(bytes, 40), 0)?;
         Ok(Self {
             index_at: u64_at(bytes, 0),
             index_len: u64_at(bytes, 8),
             index_crc: u32_at(bytes, 16),
             body_crc: u32_at(bytes, 20),
             object_len: u64_at(bytes, 24),
+            producers_len: u32_at(bytes, 32),
+            producers_crc: u32_at(bytes, 36),
         })
     }
 }

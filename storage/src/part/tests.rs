@@ -2,6 +2,7 @@ use super::*;
 use crate::fixture::{Batch, Batches, PLACE};
 use piculet_quorum::batch::BatchError;
 use piculet_quorum::ids::{Chain, Epoch, Timestamp};
+use piculet_quorum::producers::{Producer, ProducerId};
 use proptest::prelude::*;
 
 fn rows(first: u64, lengths: &[&[usize]]) -> (PartHeader, Vec<Batch>) {
@@ -26,7 +27,7 @@ fn pieces(batches: &[Batch]) -> Vec<Bytes> {
 }
 
 fn object(header: &PartHeader, batches: &[Bytes]) -> Bytes {
-    let part = encode(header, batches).unwrap();
+    let part = encode(header, Producers::default(), batches).unwrap();
     let bytes = Bytes::from(part.pieces.concat());
     assert_eq!(bytes.len() as u64, part.bytes);
     bytes
@@ -42,25 +43,28 @@ fn resealed(mut bytes: Vec<u8>) -> Bytes {
 #[test]
 fn the_bytes_of_a_part_are_fixed() {
     let (header, batches) = rows(100, &[&[3], &[0, 5]]);
-    let bytes = object(&header, &pieces(&batches));
+    let mut table = Producers::default();
+    table.fold(producer(7, 9), Offset(5002));
+    let bytes = encode(&header, table, &pieces(&batches)).unwrap().pieces.concat();
     let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(hex, GOLDEN.concat());
     assert_eq!(
         header.name().to_string(),
         "log/000000000000beef/seg/00000000000000000007/\
-         00000000000000000100-00000000000000000103-34b2686ecbd225aaa0a02ade5892c09e-e1.part"
+         00000000000000000100-00000000000000000103-34b2686ecbd225aaa0a02ade5892c09e-e2.part"
     );
 }
 
-/// Header in two pieces, the two batches, index, footer.
+/// Header in two pieces, the two batches, index, table of producers, footer.
 #[rustfmt::skip]
-const GOLDEN: [&str; 6] = [
-    "504943554c4554500100000001000000c1000000000000000000000000000000efbe000000000000070000000000000003000000000000000100000000000000",
-    "881300000000000064000000000000006700000000000000edfe00000000000000000000000000009ec09258de2aa0a0aa25d2cb6e68b234e803000000000000e903000000000000a0000000000000006f15187d",
+const GOLDEN: [&str; 7] = [
+    "504943554c4554500200000002000000c1000000000000000000000000000000efbe000000000000070000000000000003000000000000000100000000000000",
+    "881300000000000064000000000000006700000000000000edfe00000000000000000000000000009ec09258de2aa0a0aa25d2cb6e68b234e803000000000000e903000000000000a00000000000000011b3d98c",
     "1b000000010000006400000000000000edfe00000000000000000000000000009993b6dd00000000235d395803000000e8030000000000000000000000000000c4c5c6",
     "35000000020000006500000000000000e39d43cb38de572e6ef1bed9265d15b046ff3ed80000000060c8565800000000e80300000000000000000000000000005ce45c1d05000000e9030000000000000000000000000000a4a5a6a7a8",
     "64000000000000009400000000000000e803000000000000",
-    "34010000000000001800000000000000dc01fecd662e72057c01000000000000000000000937aa70504943554c455445",
+    "070000000000000009000000000000008a13000000000000",
+    "34010000000000001800000000000000dc01fecd662e72059c0100000000000018000000528ac44800000000d02b17df504943554c455445",
 ];
 
 #[test]
@@ -107,7 +111,9 @@ fn the_index_has_an_entry_for_every_64_kib() {
 fn batches_that_do_not_check_out_are_never_encoded() {
     let (header, batches) = rows(10, &[&[3], &[4], &[5]]);
     let whole = pieces(&batches);
-    let fails = |what: &str, header: &PartHeader, pieces: &[Bytes]| encode(header, pieces).expect_err(what);
+    let fails = |what: &str, header: &PartHeader, pieces: &[Bytes]| {
+        encode(header, Producers::default(), pieces).expect_err(what)
+    };
     let at = header.at;
 
     let mut damaged = whole[1].to_vec();
@@ -186,6 +192,52 @@ fn every_flipped_bit_and_every_cut_is_found() {
     assert!(decode(Bytes::from([&bytes[..], b"x"].concat())).is_err(), "a byte behind it");
 }
 
+fn producer(id: u64, sequence: u64) -> Producer {
+    Producer { id: ProducerId::new(id).unwrap(), sequence }
+}
+
+/// A part of these entries, all of one length and each a batch, behind this table.
+fn part_of(producers: &[Option<Producer>], before: &Producers) -> (PartHeader, EncodedPart) {
+    let mut batches = Batches::new(10);
+    let start = batches.before;
+    let made: Vec<_> = producers.iter().map(|producer| batches.next_of(producer.as_ref(), &[5])).collect();
+    let BatchEnd { chain, last_timestamp } = batches.before;
+    let at = SegmentEnd { end: batches.next, chain, last_timestamp };
+    let header = PartHeader { before: start, at, ..rows(10, &[&[1]]).0 };
+    let part = encode(&header, before.clone(), &pieces(&made)).unwrap();
+    (header, part)
+}
+
+#[test]
+fn a_part_has_the_table_of_producers_at_its_end() {
+    let mut table = Producers::default();
+    table.fold(producer(7, 1), Offset(3));
+    table.fold(producer(8, 1), Offset(4));
+    let (header, part) = part_of(&[Some(producer(7, 2)), None, Some(producer(9, 1))], &table);
+    table.fold(producer(7, 2), Offset(5010));
+    table.fold(producer(9, 1), Offset(5012));
+    assert_eq!(part.producers, table);
+    let object = part.pieces.concat();
+    assert!(decode(object.clone().into()).is_ok());
+    let name = header.name();
+    for tail in [&object[..], &object[object.len() - FOOTER_BYTES - 3 * 24..]] {
+        assert_eq!(decode_producers(&name, tail, part.bytes), Ok(table.clone()));
+    }
+    // What is cut off, of another length, of another part or damaged is no table.
+    let tail = &object[object.len() - FOOTER_BYTES - 3 * 24..];
+    assert!(decode_producers(&name, &tail[1..], part.bytes).is_err());
+    assert!(decode_producers(&name, &tail[tail.len() - FOOTER_BYTES + 1..], part.bytes).is_err());
+    assert!(decode_producers(&name, tail, part.bytes + 1).is_err());
+    assert!(decode_producers(&PartName { end: Index(12), ..name }, tail, part.bytes).is_err());
+    for bit in 0..tail.len() * 8 {
+        let mut damaged = tail.to_vec();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        assert!(decode_producers(&name, &damaged, part.bytes).is_err(), "bit {bit} of the tail");
+        let whole = [&object[..object.len() - tail.len()], &damaged].concat();
+        assert!(decode(whole.into()).is_err(), "bit {bit} of the tail, of the whole part");
+    }
+}
+
 #[test]
 fn an_object_longer_than_any_part_is_refused() {
     let long = Bytes::from(vec![0; PART_OBJECT_BYTES_MAX as usize + 1]);
@@ -194,6 +246,33 @@ fn an_object_longer_than_any_part_is_refused() {
 }
 
 proptest! {
+    /// However entries are cut into parts, each of which starts with the table of the one before, the
+    /// table at the end is that of all entries.
+    #[test]
+    fn the_table_does_not_depend_on_where_parts_are_cut(
+        entries in prop::collection::vec(prop::option::of((1_u64..4, 0_u64..9)), 1..20),
+        cut in 1..20_usize,
+    ) {
+        let entries: Vec<_> = entries.iter().map(|entry| entry.map(|(id, at)| producer(id, at))).collect();
+        let mut expected = Producers::default();
+        for (at, entry) in entries.iter().enumerate() {
+            if let Some(producer) = entry {
+                expected.fold(*producer, Offset(5010 + at as u64));
+            }
+        }
+        let mut batches = Batches::new(10);
+        let mut table = Producers::default();
+        for part in entries.chunks(cut) {
+            let (first, before) = (batches.next, batches.before);
+            let made: Vec<_> = part.iter().map(|producer| batches.next_of(producer.as_ref(), &[2])).collect();
+            let BatchEnd { chain, last_timestamp } = batches.before;
+            let at = SegmentEnd { end: batches.next, chain, last_timestamp };
+            let header = PartHeader { first, before, at, ..rows(10, &[&[1]]).0 };
+            table = encode(&header, table, &pieces(&made)).unwrap().producers;
+        }
+        prop_assert_eq!(table, expected);
+    }
+
     #[test]
     fn the_encoding_does_not_depend_on_how_batches_are_cut(
         lengths in prop::collection::vec(prop::collection::vec(0..200_usize, 1..4), 1..8),

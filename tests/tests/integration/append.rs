@@ -1,7 +1,7 @@
 //! What an application appends is what it reads.
 
 use futures::FutureExt;
-use piculet_client::{Client, Error};
+use piculet_client::{AppendOptions, Client, Error, LogWriter, Producer, ProducerId};
 use piculet_quorum::ids::Offset;
 use piculet_quorum::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, ENTRY_BYTES_MAX};
 use piculet_quorum::time::Span;
@@ -72,6 +72,36 @@ async fn a_batch_stays_together_and_what_exceeds_the_limits_is_refused() {
 }
 
 #[tokio::test]
+async fn what_is_repeated_for_a_producer_is_there_once_from_memory_and_from_object_storage() {
+    with_stage(Setup::default(), async |stage| {
+        let (client, name) = stage.client_and_log().await;
+        let id = ProducerId::new(7).expect("not 0");
+        let append = async |writer: &LogWriter, sequence: u64| {
+            let producer = Some(Producer { id, sequence });
+            let once = AppendOptions { producer, ..AppendOptions::default() };
+            bounded("it is acknowledged", writer.append_with(&sequence.to_string(), &once)).await
+        };
+        for round in 0_u64..3 {
+            // Whoever writes: one that is replaced, and one that finds everything archived.
+            let writer = client.take_over(&name).await.expect("it is taken over");
+            let last = bounded("the table is read", writer.producer(id)).await.expect("a node answers");
+            assert_eq!(last.map(|last| last.offset), round.checked_sub(1).map(Offset));
+            for sequence in round.saturating_sub(1)..=round {
+                assert_eq!(append(&writer, sequence).await.expect("it is appended"), Offset(sequence));
+            }
+            if round == 1 {
+                bounded("the writer closes", writer.close()).await.expect("it closes");
+                stage.archived(&client, &name).await;
+                stage.buffers_empty(&client).await;
+            }
+        }
+        let texts: Vec<_> = read_all(&client, &name).await.into_iter().map(|entry| entry.payload).collect();
+        assert_eq!(texts, ["0", "1", "2"]);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn acknowledgements_come_in_order() {
     with_stage(Setup::default(), async |stage| {
         let (client, name) = stage.client_and_log().await;
@@ -124,7 +154,7 @@ async fn an_idle_log_is_parked_and_goes_on_with_the_next_append() {
         let client = Client::connect(options).await.expect("a node answers");
         let writer = client.take_over(&name).await.expect("a new log is taken over");
         let mut expected = Ledger::default();
-        for round in 0..3 {
+        for round in 0_u64..3 {
             let payload = payload(1, round, 1000);
             let append = bounded("it is acknowledged", writer.append(&payload)).await;
             expected.acknowledged(append.expect("it is appended"), payload);

@@ -209,7 +209,8 @@ fn forged() -> Vec<u8> {
 /// The header of an entry that is one byte too long.
 fn oversized_header() -> [u8; ENTRY_HEADER_BYTES] {
     let payload_len = ENTRY_BYTES_MAX as u32 + 1;
-    EntryHeader { crc: 0, payload_len, headers_len: 0, timestamp: Timestamp(u64::MAX >> 1) }.encode()
+    let timestamp = Timestamp(u64::MAX >> 1);
+    EntryHeader { crc: 0, payload_len, headers_len: 0, timestamp, producer: false }.encode()
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! Entries that were taken and have no place yet, when the machine hears of something.
 
-use super::super::state::Shared;
+use super::super::state::{Queued, Shared};
 use crate::takeover::Taken;
 use crate::testing::{log_name, node_id};
-use crate::{Record, WriterOptions};
+use crate::{AppendOptions, Record, WriterOptions};
 use piculet_quorum::ids::{
     Chain, Epoch, Incarnation, Level, LogId, Nonce, Offset, Revision, SegmentNumber, Timestamp,
 };
@@ -67,7 +67,7 @@ fn an_append_that_is_taken_while_the_parking_is_out_gets_a_segment() {
         state.writer.poll_meta()
     };
     assert!(matches!(parking, Some(MetaRequest::Propose(_))), "{parking:?}");
-    let (offset, _) = shared.append(&[Record::new("x")]).unwrap();
+    let offset = shared.append(&[Record::new("x")], &AppendOptions::default()).unwrap().first;
     // No link comes to it before the answer does.
     shared.answered(MetaReply::Outcome(TxnOutcome::Applied(Revision(2))));
     let mut state = shared.lock();
@@ -86,7 +86,8 @@ fn whoever_waits_when_the_log_is_parked_is_woken() {
     }
     let woken = Arc::new(Woken(AtomicBool::new(false)));
     let waker = Waker::from(Arc::clone(&woken));
-    assert!(shared.poll_append(Offset(0), &mut Context::from_waker(&waker)).is_pending());
+    let waits = Queued { first: Offset(0), last: Offset(0), again: false };
+    assert!(shared.poll_append(&waits, &mut Context::from_waker(&waker)).is_pending());
     shared.answered(MetaReply::Outcome(TxnOutcome::Applied(Revision(2))));
     assert!(shared.lock().writer.parked());
     assert!(woken.0.load(Ordering::Relaxed), "it may ask again");

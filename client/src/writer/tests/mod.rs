@@ -3,6 +3,7 @@
 mod flush;
 mod outcomes;
 mod park;
+mod producers;
 
 use crate::testing::{Cluster, read_all, soon};
 use crate::{Append, Client, Error, Headers, LogWriter, ReadOptions, Record, Start};

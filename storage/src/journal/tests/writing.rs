@@ -58,6 +58,24 @@ fn a_batch_larger_than_a_file_gets_a_file_of_its_own() {
 }
 
 #[test]
+fn many_segments_and_fences_get_a_file_that_has_room_beside_their_list() {
+    let mut driver = Driver::new(10);
+    for log in 0..100 {
+        driver.roll(log);
+        driver.take(&super::driver::Step::Fence { log, epoch: 7 }).unwrap();
+    }
+    driver.flush().unwrap();
+    assert!(driver.core().room_bytes().unwrap() > 100_000, "the next files have room");
+    for round in 0..5 {
+        (0..100).for_each(|log| driver.batch(log, &[100], false));
+        driver.flush().unwrap();
+        let left = driver.disk.power_cut(|_| 0);
+        driver.reopen(left).unwrap();
+        assert_eq!(driver.now().segments.len(), 100, "round {round}");
+    }
+}
+
+#[test]
 fn a_failed_sync_stops_the_journal_for_good_and_the_next_start_knows() {
     let mut driver = Driver::new(4);
     driver.batch(0, &[10], false);
