@@ -267,11 +267,7 @@ async fn attempt(
 }
 
 /// The members that have forgotten the segment, when they are too many.
-async fn beyond_recovery(
-    core: &Core,
-    log: LogId,
-    ensemble: &[Member],
-) -> Result<Vec<NodeId>, NotRecovered> {
+async fn beyond_recovery(core: &Core, log: LogId, ensemble: &[Member]) -> Result<Vec<NodeId>, NotRecovered> {
     let level = core.logs.get(log).map_or_else(Level::default, |log| log.level);
     let key = |node: &NodeId| Key::Incarnation(node.clone(), level);
     let keys: Vec<Key> = ensemble.iter().map(|member| key(&member.node)).collect();
