@@ -271,6 +271,16 @@ impl Stage {
         (text.parse().expect("they are TOML"), file)
     }
 
+    /// Takes from a node that is down what it held in memory, as a restart of its machine does.
+    ///
+    /// # Panics
+    /// When it cannot be removed.
+    pub fn forget(&self, at: usize) {
+        let (settings, _) = self.settings(at);
+        let dir = settings["buffer"]["memory"]["dir"].as_str().expect("a path");
+        fs::remove_dir_all(dir).expect("it can be removed");
+    }
+
     /// Starts a node again and waits until it is ready.
     ///
     /// # Panics

@@ -15,7 +15,7 @@ async fn started(fixture: &Fixture, name: &str) -> (Arc<Core>, Life, Running) {
 }
 
 async fn empty(core: &Core) {
-    eventually("the buffer is empty", || used(&core) == 0 && core.unarchived().is_empty()).await;
+    eventually("the buffer is empty", || used(core) == 0 && core.unarchived().is_empty()).await;
 }
 
 #[tokio::test]

@@ -291,7 +291,7 @@ impl Appends<'_> {
         // What is here already was checked against what came before it when it came first.
         let before = if repeat { Timestamp(0) } else { local.buffer.end().last_timestamp };
         if !repeat && local.buffer.begin(&header).is_err() {
-            let level = self.slot.as_ref().map_or(Level::default(), |slot| slot.level);
+            let level = self.slot.as_ref().map_or_else(Level::default, |slot| slot.level);
             let bytes = self.shared.core.buffer(level).map_or(0, |buffer| buffer.arena().capacity_bytes());
             self.shared.core.archive_now.notify_one();
             return self.refuse(state, segment, Refusal::Overloaded { bytes });

@@ -21,7 +21,8 @@ async fn a_node_tells_its_operators_how_it_is() {
         assert_eq!(status["ready"], true);
         assert_eq!(status["metadata"]["reachable"], true);
         assert_eq!(status["logs"][0]["segments"][0]["state"], "open");
-        assert!(status["buffer_used"].as_u64() > Some(0), "{status}");
+        assert!(status["buffers"]["memory"]["used"].as_u64() > Some(0), "{status}");
+        assert_eq!(status["buffers"]["disk"]["incarnation"], 1, "{status}");
         appender.close().await;
         stage.archived(&client, &name).await;
         stage.buffers_empty(&client).await;

@@ -136,7 +136,7 @@ async fn all_die_together(level: Level) {
         let after = fences(stage).await;
         assert!(before.iter().zip(&after).all(|(before, after)| after >= before), "{before:?} {after:?}");
 
-        let late = bounded("an append fails", old.writer().append(b"late")).await.unwrap_err();
+        let late = bounded("an append fails", old.writer().append(b"late")).await.expect_err("it is fenced");
         assert!(matches!(late, Error::Fenced { .. }), "{late}");
         let (_, first) = old.fenced().await;
         ledger.merge(first);

@@ -186,8 +186,10 @@ async fn a_takeover_says_so_when_members_have_forgotten() {
             matches!(&error, Error::TakeOver(why) if why.contains("node-1") && why.contains("node-2")),
             "{error}"
         );
-        stage.restart(0).await;
-        stage.restart(1).await;
+        for at in [0, 1] {
+            stage.forget(at);
+            stage.restart(at).await;
+        }
         let error = not_taken(&impatient, &name, "two have forgotten").await;
         let Error::Lost { nodes, .. } = &error else { panic!("{error}") };
         let nodes: Vec<&str> = nodes.iter().map(|node| node.as_str()).collect();
