@@ -435,3 +435,32 @@ fn a_record_with_too_few_members_is_an_alarm() {
     let recovery = takeover(&["a"], 0, &[("a", 1)]);
     assert!(matches!(recovery.outcome(), Some(RecoveryOutcome::Alarm(_))));
 }
+
+#[test]
+fn a_later_recovery_ends_an_earlier_one_in_the_middle_of_its_copy() {
+    let mut recovery = takeover(&["a", "b"], 0, &[("a", 1), ("b", 1)]);
+    fenced(&mut recovery, 1, "a", 5);
+    fenced(&mut recovery, 1, "b", 0);
+    recovery.handle_chain(ms(2), Index(0), Some(Chain(0)));
+    copy(&mut recovery);
+    recovery.handle_fenced(ms(3), &node("b"), Err(Refusal::Fenced { epoch: Epoch(5) }));
+    recovery.handle_copied(ms(4), &node("b"), Index(5));
+    assert_eq!(recovery.outcome(), Some(&RecoveryOutcome::Fenced(Epoch(5))), "it publishes nothing");
+}
+
+#[test]
+fn a_recovery_that_starts_over_at_any_step_finds_the_same_end() {
+    // What the one before had copied by then, from nothing to everything.
+    for copied in [5, 7, 9] {
+        let mut recovery = of_three();
+        fenced(&mut recovery, 1, "a", copied);
+        fenced(&mut recovery, 1, "b", 9);
+        recovery.handle_timeout(ms(30));
+        recovery.handle_chain(ms(31), Index(copied), Some(Chain(copied.into())));
+        if copied < 9 {
+            assert_eq!(copy(&mut recovery), ("b".to_owned(), "a".to_owned(), copied, 9));
+            recovery.handle_copied(ms(32), &node("a"), Index(9));
+        }
+        assert_eq!((seal(&recovery).at, holders(&recovery).len()), (end_at(9), 2), "copied up to {copied}");
+    }
+}
