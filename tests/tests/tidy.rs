@@ -260,6 +260,26 @@ fn pillars(tree: &Tree) -> Vec<String> {
     wrong
 }
 
+/// Tests that the tables of docs/TESTING.md name, `path::test` or `::test` for another of the same
+/// file, and that are not there.
+fn missing_tests(tree: &Tree, tables: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for line in tables.lines().filter(|line| line.starts_with('|')) {
+        let mut file = "";
+        for quoted in line.split('`').skip(1).step_by(2) {
+            let Some((path, test)) = quoted.split_once("::") else { continue };
+            if !path.is_empty() {
+                file = path;
+            }
+            let there = tree.files.get(file).is_some_and(|text| text.contains(&format!("fn {test}(")));
+            if !there {
+                wrong.push(format!("docs/TESTING.md names {file}::{test}, which is not there"));
+            }
+        }
+    }
+    wrong
+}
+
 fn assert_tidy(wrong: &[String]) {
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
 }
@@ -329,6 +349,20 @@ fn sources_are_short_and_finished() {
         assert!(wrong.iter().any(|wrong| wrong.starts_with("node/src/lib.rs:2 ")), "{leftover}: {wrong:?}");
     }
     assert_tidy(&sources(&Tree::workspace()));
+}
+
+#[test]
+fn tests_that_are_named_exist() {
+    let tree = Tree::of(&[("quorum/src/a.rs", "fn one() {}\nfn two() {}")]);
+    let wrong = |tables: &str| missing_tests(&tree, tables);
+    assert_tidy(&wrong(
+        "| 1 | bug | `quorum/src/a.rs` | `quorum/src/a.rs::one`, `::two` |\nnot `of::tables`",
+    ));
+    assert_eq!(wrong("| `quorum/src/a.rs::one`, `::on` | `quorum/src/b.rs::one` |").len(), 2);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/TESTING.md");
+    let tables = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert!(tables.lines().filter(|line| line.contains("::")).count() > 60, "the tables have been found");
+    assert_tidy(&missing_tests(&Tree::workspace(), &tables));
 }
 
 #[test]

@@ -307,7 +307,8 @@ mod tests {
         let again = |from, acknowledged| {
             edited(|p| {
                 p.record.value.loss = Some(Loss { from: Index(from), acknowledged });
-                (p.moved.push((node("b"), Revision(2))), p.answers.remove(0));
+                p.moved.push((node("b"), Revision(2)));
+                p.answers.remove(0);
                 p.allowed = Some(Revision(8));
             })
         };

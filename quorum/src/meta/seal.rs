@@ -365,6 +365,29 @@ mod tests {
     }
 
     #[test]
+    fn every_life_that_counts_is_compared() {
+        let proposal = edited(|p| {
+            seal(p).read.value.level = Level::Disk;
+            seal(p).holders = vec![(node("a"), Revision(1))];
+            seal(p).moved = vec![(node("b"), Revision(2)), (node("c"), Revision(3))];
+            let member = |name: &str| Member { node: node(name), incarnation: Incarnation(1) };
+            let create = p.create.as_mut().expect("it creates");
+            create.ensemble = vec![(member("d"), Revision(4)), (member("e"), Revision(5))];
+        });
+        let compares = proposal.txn().compares;
+        let sealed = [("a", 1), ("b", 2), ("c", 3)].map(|(name, at)| (name, Level::Disk, at));
+        let created = [("d", 4), ("e", 5)].map(|(name, at)| (name, Level::Memory, at));
+        for (name, level, at) in sealed.into_iter().chain(created) {
+            assert!(compares.contains(&(Key::Incarnation(node(name), level), Revision(at))), "{name}");
+        }
+        let mut now = Snapshot::default();
+        let reborn = IncarnationRecord { incarnation: Incarnation(2), nonce: Nonce(1) };
+        let reborn = Versioned { revision: Revision(4), value: Record::Incarnation(reborn) };
+        now.records.insert(Key::Incarnation(node("d"), Level::Memory), reborn);
+        assert!(proposal.check(&now).is_err(), "a new member in another life than the one quoted");
+    }
+
+    #[test]
     fn one_holder_settles_only_when_the_others_are_provably_gone() {
         let settled = |holders: &[&str], moved: &[&str]| {
             let mut proposal = proposal();

@@ -284,6 +284,27 @@ fn moved_members_settle_an_end_with_one_holder() {
 }
 
 #[test]
+fn the_lives_of_another_buffer_say_nothing() {
+    let mut record = of_three().record;
+    record.value.level = Level::Disk;
+    // The memory of all of them was lost, as by a power cut; what is on their disks was not.
+    let lives =
+        [(Level::Memory, (Incarnation(2), Revision(12))), (Level::Disk, (Incarnation(1), Revision(31)))];
+    let view = |name: &str| (node(name), NodeView { lives: lives.into(), running: None });
+    let nodes: BTreeMap<_, _> = ["a", "b", "c"].map(view).into();
+    let segment = (SegmentNumber(2), record);
+    let mut recovery = Recovery::new(START, OPTIONS, LogId(7), Epoch(4), segment, end_at(0), nodes.clone());
+    assert_eq!(requests(&mut recovery).len(), 3, "everybody is asked");
+    recovery.handle_nodes(START, nodes);
+    for name in ["a", "b", "c"] {
+        fenced(&mut recovery, 1, name, 5);
+    }
+    let seal = seal(&recovery);
+    assert!(seal.moved.is_empty());
+    assert!(seal.holders.len() == 3 && seal.holders.iter().all(|(_, at)| *at == Revision(31)), "{seal:?}");
+}
+
+#[test]
 fn a_member_that_says_it_was_reborn_does_not_count() {
     let mut recovery = of_three();
     recovery.handle_fenced(ms(1), &node("c"), Err(Refusal::WrongIncarnation { current: Incarnation(2) }));

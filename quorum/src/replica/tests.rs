@@ -150,6 +150,32 @@ fn a_fence_reports_and_ends_acks_in_one_step() {
 }
 
 #[test]
+fn at_disk_nothing_counts_before_it_is_synced_and_no_sync_after_the_fence_counts_as_the_writers() {
+    let mut replica = Replica::new(node("a"), Incarnation(1), LOG);
+    let record = SegmentRecord { level: Level::Disk, ..record(SegmentState::Open) };
+    replica.learn_segment(ZERO, &record, record.start());
+    replica.learn_log(Epoch(4));
+    let (session, _) = open(&mut replica, 3, false).expect("it is opened");
+    store(&mut replica, session, 0, 5).expect("it is stored");
+    store(&mut replica, session, 5, 5).expect("it is stored");
+    replica.learn_commit(session, ZERO, Index(10));
+    let said = |replica: &Replica| {
+        let Marks { tail, held, writer_tail, commit, .. } = marks(replica);
+        (tail.0, held.0, writer_tail.0, commit.0)
+    };
+    assert_eq!(said(&replica), (10, 0, 0, 0));
+    replica.persisted(ZERO, Index(5));
+    assert_eq!(said(&replica), (10, 5, 5, 5));
+    assert_eq!(replica.ack(session, ZERO).map(|ack| ack.held), Some(Index(5)));
+
+    let fenced = replica.fence(&address(4, 1)).expect("it is fenced");
+    assert_eq!((fenced.tail, fenced.held, fenced.writer_tail), (Index(10), Index(5), Index(5)));
+    replica.persisted(ZERO, Index(10));
+    assert_eq!(said(&replica), (10, 10, 5, 10), "what the writer said was committed stays so");
+    assert_eq!(replica.ack(session, ZERO), None);
+}
+
+#[test]
 fn a_batch_that_was_admitted_before_the_fence_is_not_stored_after_it() {
     let (mut replica, session) = written(4);
     let header = header(10, 3);
