@@ -56,7 +56,8 @@ Exit codes:
    9  the outcome is not known: look before trying again
   10  data is damaged or lost, or copies differ
   11  the nodes are overloaded: try again later
-  12  the log does not end at the offset that was expected
+  12  the node's disk failed: replace it before the node is started again
+  13  the log does not end at the offset that was expected
 
 Examples:
   piculet dev                                   three nodes on this machine, to try it out

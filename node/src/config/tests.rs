@@ -174,6 +174,11 @@ allow_http = true
 dir = "/dev/shm/x"
 bytes = "2GiB"
 chunk_bytes = 0x2000
+
+[buffer.disk]
+dir = "disk"
+bytes = "3GiB"
+file_bytes = "8MiB"
 "#,
     );
     let (config, (_, settings)) = (place.node(), NodeConfig::resolve(&place.sources).unwrap());
@@ -202,6 +207,9 @@ chunk_bytes = 0x2000
     assert_eq!(config.metadata_options.password_file, Some(place.dir.path().join("password")));
     assert_eq!((config.s3().endpoint.as_deref(), config.s3().allow_http), (Some("https://s3:1"), true));
     assert_eq!(config.arena(), ArenaOptions { bytes: 2 << 30, chunk_bytes: 0x2000 });
+    let disk = config.disk().map(|disk| (disk.bytes, disk.file_bytes));
+    assert_eq!(disk, Some((3 << 30, 8 << 20)));
+    assert_eq!(config.buffer.disk.as_ref().map(|disk| disk.dir.clone()), Some(place.dir.path().join("disk")));
     assert!(config.transport().check().is_ok());
 }
 
