@@ -220,7 +220,7 @@ fn end_of_sealed(view: &LogView) -> Tail {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{Cluster, node_id, soon};
+    use crate::testing::{Cluster, Faults, node_id, numbered, soon};
     use crate::{Client, ClientOptions, Error};
     use piculet_quorum::ids::{Epoch, Index, Offset, SegmentNumber};
     use piculet_quorum::meta::{Key, Record, Seal, SegmentRecord, SegmentState};
@@ -254,6 +254,85 @@ mod tests {
         assert!(why.contains("the end of segment 0"), "{why}");
         seal(true);
         assert_eq!(soon(hasty.check_tail(&name)).await.unwrap(), Offset(1));
+    }
+
+    /// Waits until a node has been asked so often for its watermarks.
+    async fn asked(cluster: &Cluster, node: &str, times: usize) {
+        soon(async {
+            while cluster.node(node).marks_asked() < times {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+    }
+
+    /// Waits until a node has so much of the first segment.
+    async fn has(cluster: &Cluster, node: &str, end: Index) {
+        soon(async {
+            while cluster.node(node).stored(SegmentNumber(0)).1.end < end {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn the_tail_of_a_segment_that_was_sealed_meanwhile_is_not_the_logs() {
+        let cluster = Cluster::start(&NODES);
+        let (client, name) = cluster.client_and_log().await;
+        let first = soon(client.take_over(&name)).await.unwrap();
+        soon(first.append("x0")).await.unwrap();
+        let slow = |slow_marks| {
+            for node in NODES {
+                cluster.node(node).set_faults(Faults { slow_marks, ..Faults::default() });
+            }
+        };
+        slow(true);
+        let before = NODES.map(|node| cluster.node(node).marks_asked());
+        let meanwhile = async {
+            for (node, before) in NODES.into_iter().zip(before) {
+                asked(&cluster, node, before + 1).await;
+            }
+            let second = client.take_over(&name).await.unwrap();
+            assert_eq!(second.append("x1").await.unwrap(), Offset(1));
+            slow(false);
+        };
+        let (tail, ()) = soon(async { tokio::join!(client.check_tail(&name), meanwhile) }).await;
+        assert_eq!(tail.unwrap(), Offset(2), "x1 was acknowledged before the members answered");
+    }
+
+    #[tokio::test]
+    async fn a_tail_that_is_cut_off_is_not_waited_for() {
+        let cluster = Cluster::start(&NODES);
+        let (client, name) = cluster.client_and_log().await;
+        let writer = soon(client.take_over(&name)).await.unwrap();
+        for payload in numbered("x", 0..3) {
+            soon(writer.append(&payload)).await.unwrap();
+        }
+        for node in NODES {
+            has(&cluster, node, Index(3)).await;
+        }
+        for forgetful in ["a", "b"] {
+            cluster.node(forgetful).set_faults(Faults { forgetful: true, ..Faults::default() });
+        }
+        let append = writer.append("x3");
+        has(&cluster, "c", Index(4)).await;
+        let (log, at) = (writer.log(), cluster.node("a").stored(SegmentNumber(0)).1);
+        drop((append, writer));
+        // That leaves c to be asked, and what it alone has is the tail.
+        cluster.node("a").set_faults(Faults { mute: true, ..Faults::default() });
+        let before = cluster.node("c").marks_asked();
+        let meanwhile = async {
+            // Once for the tail; when it is asked again, the tail is being waited for.
+            asked(&cluster, "c", before + 2).await;
+            let mut meta = cluster.shared.meta.lock();
+            let record = meta.segment(log, SegmentNumber(0)).unwrap().record.value;
+            let holders = vec![node_id("a"), node_id("b")];
+            let state = SegmentState::Sealed(Seal { at, by_epoch: Epoch(2), holders, settled: true });
+            meta.put(Key::Segment(log, SegmentNumber(0)), Record::Segment(SegmentRecord { state, ..record }));
+        };
+        let (tail, ()) = soon(async { tokio::join!(client.check_tail(&name), meanwhile) }).await;
+        assert_eq!(tail.unwrap(), Offset(3));
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use piculet_quorum::batch::{BatchEnd, BatchHeader};
 use piculet_quorum::ids::{Chain, Incarnation, Index, LogId, NodeId, SegmentNumber};
 use piculet_quorum::meta::SegmentEnd;
 use piculet_quorum::replica::Replica;
-use piculet_quorum::wire::message::{Address, Open};
+use piculet_quorum::wire::message::{Address, Open, Opened, Refusal};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -32,6 +32,10 @@ pub(crate) struct Faults {
     pub(crate) damage: bool,
     /// It does not store what writers send.
     pub(crate) forgetful: bool,
+    /// It keeps its watermarks to itself for as long as this lasts, and then tells what they were.
+    pub(crate) slow_marks: bool,
+    /// What it has beyond this index is not at rest: it does not count when it is fenced.
+    pub(crate) at_rest: Option<Index>,
 }
 
 /// One log at one node.
@@ -56,6 +60,8 @@ pub(super) struct Inside {
     pub(super) faults: Mutex<Faults>,
     /// Readers that were served.
     pub(super) subscriptions: Mutex<usize>,
+    /// Questions for its watermarks of which it knows the answer.
+    pub(super) marks_asked: Mutex<usize>,
     pub(super) seen: Mutex<BTreeMap<(LogId, SegmentNumber), Seen>>,
 }
 
@@ -87,6 +93,7 @@ impl Node {
             logs: Mutex::default(),
             faults: Mutex::default(),
             subscriptions: Mutex::default(),
+            marks_asked: Mutex::default(),
             seen: Mutex::default(),
         });
         let task = tokio::spawn(accept(inside.clone(), acceptor)).abort_handle();
@@ -121,6 +128,21 @@ impl Node {
 
     pub(crate) fn subscriptions(&self) -> usize {
         *self.inside.subscriptions.lock()
+    }
+
+    /// So often it was asked for its watermarks and had an answer, told or not.
+    pub(crate) fn marks_asked(&self) -> usize {
+        *self.inside.marks_asked.lock()
+    }
+
+    /// What it says to a new stream of the writer of a segment of the only log, having read nothing
+    /// of the metadata since it was last asked for anything.
+    pub(crate) fn reopen(&self, number: SegmentNumber) -> Result<Opened, Refusal> {
+        let mut logs = self.inside.logs.lock();
+        let (log, local) = logs.iter_mut().next().expect("it has a log");
+        let epoch = local.replica.place(number).expect("it has the segment").epoch;
+        let at = Address { log: *log, segment: number, epoch, incarnation: self.inside.memory };
+        local.open(&Open { at, repair: false }).map(|(_, opened)| opened)
     }
 
     /// Stores the batches of a segment of the only log that it lacks, as if its writer's stream had

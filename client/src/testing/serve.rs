@@ -69,7 +69,11 @@ impl Inside {
                     return refuse(&mut send, Refusal::Deleted).await;
                 }
                 match self.mark(log, segment) {
-                    Some(mark) => send.write_all(&mark.encode()).await?,
+                    Some(mark) => {
+                        *self.marks_asked.lock() += 1;
+                        self.hold_marks().await?;
+                        send.write_all(&mark.encode()).await?;
+                    }
                     None => refuse(&mut send, Refusal::NotHere).await?,
                 }
                 Ok(())
@@ -154,7 +158,18 @@ impl Inside {
     }
 
     fn fence(&self, at: &Address) -> Result<FenceOk, Refusal> {
-        self.with(at.log, |local| local.replica.fence(at)).map_err(refusal)
+        let fenced = self.with(at.log, |local| local.replica.fence(at)).map_err(refusal)?;
+        let at_rest = self.faults.lock().at_rest.unwrap_or(fenced.held);
+        Ok(FenceOk { held: fenced.held.min(at_rest), ..fenced })
+    }
+
+    /// Waits for as long as it keeps its watermarks to itself.
+    async fn hold_marks(&self) -> Served {
+        let mut changes = self.shared.watch();
+        while self.faults.lock().slow_marks {
+            changes.changed().await?;
+        }
+        Ok(())
     }
 
     fn writer_seen(&self, log: LogId, segment: SegmentNumber) -> Result<WriterSeen, Refusal> {

@@ -230,6 +230,30 @@ async fn trimmed_entries_are_refused_and_passed_over_by_the_earliest() {
 }
 
 #[tokio::test]
+async fn a_reader_that_a_trim_passes_within_a_segment_is_told_so() {
+    let cluster = Cluster::start(&["a", "b", "c"]);
+    let (client, name) = cluster.client_and_log().await;
+    let writer = soon(client.take_over(&name)).await.unwrap();
+    append(&writer, &numbered("x", 0..2)).await;
+    let mut following = reader(&client, &name, Start::Earliest, FOLLOW).await;
+    assert_eq!(read_some(&mut following, 2).await, numbered("x", 0..2));
+    // From now on nobody gives it any entries.
+    for node in ["a", "b", "c"] {
+        cluster.node(node).set_faults(Faults { break_after: Some(0), ..Faults::default() });
+    }
+    append(&writer, &numbered("x", 2..4)).await;
+    let writer = soon(client.take_over(&name)).await.unwrap();
+    append(&writer, &numbered("x", 4..8)).await;
+    archive(&cluster, "a", 0);
+    cluster.shared.meta.lock().trim(Offset(6), SegmentNumber(1));
+    cluster.shared.changed();
+    let (payloads, error) = read_all(&mut following).await;
+    assert!(payloads.is_empty(), "{payloads:?}");
+    assert!(matches!(error, Some(Error::Trimmed { trim_offset: Offset(6) })), "{error:?}");
+    assert!(soon(following.next()).await.is_none(), "nothing follows an error");
+}
+
+#[tokio::test]
 async fn damage_is_an_error_unless_another_node_has_it_sound() {
     let cluster = Cluster::start(&["a", "b", "c"]);
     let (client, name, _writer) = three_segments(&cluster).await;

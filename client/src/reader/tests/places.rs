@@ -1,7 +1,7 @@
 //! Where a log's tail is, where a point in time is, and readers whose way there is blocked.
 
 use super::nodes::{FOLLOW, STOP, append, everything, reader, three_segments};
-use crate::testing::{Cluster, Faults, log_name, node_id, numbered, read_all, read_some, soon};
+use crate::testing::{Cluster, Faults, Meta, log_name, node_id, numbered, read_all, read_some, soon};
 use crate::{Client, ClientOptions, Entry, Error, Start};
 use piculet_quorum::ids::{Epoch, Offset, SegmentNumber, Timestamp};
 use piculet_quorum::meta::{Key, LogRecord, Record, Seal, SegmentRecord, SegmentState};
@@ -67,6 +67,44 @@ async fn a_tail_that_too_few_can_tell_is_an_error_that_names_who_is_silent() {
     let error = soon(hasty.check_tail(&name)).await.unwrap_err();
     let message = error.to_string();
     assert!(matches!(error, Error::NoNode(_)) && message.contains("node a does not answer"), "{message}");
+}
+
+/// The first segment of a log is sealed where the longest of its members ends, and at once whatever
+/// else is done, which is given the log's record that goes with it.
+fn seal_first(cluster: &Cluster, and: impl FnOnce(&mut Meta, LogRecord)) {
+    let ends = NODES.map(|node| cluster.node(node).stored(SegmentNumber(0)).1);
+    let at = ends.into_iter().max_by_key(|at| at.end).unwrap();
+    let mut meta = cluster.shared.meta.lock();
+    let log = meta.log();
+    let segment = meta.segment(log, SegmentNumber(0)).unwrap().record.value;
+    let holders = NODES.map(node_id).to_vec();
+    let state = SegmentState::Sealed(Seal { at, by_epoch: Epoch(1), holders, settled: true });
+    meta.put(Key::Segment(log, SegmentNumber(0)), Record::Segment(SegmentRecord { state, ..segment }));
+    let (next_base, chain, last_timestamp) = (Offset(at.end.0), at.chain, at.last_timestamp);
+    let record = meta.record(log).value;
+    and(&mut meta, LogRecord { next_base, chain, last_timestamp, holder: None, ..record });
+    drop(meta);
+    cluster.shared.changed();
+}
+
+#[tokio::test]
+async fn a_reader_that_a_trim_passes_between_segments_is_told_so() {
+    let cluster = Cluster::start(&NODES);
+    let (client, name) = cluster.client_and_log().await;
+    let writer = soon(client.take_over(&name)).await.unwrap();
+    append(&writer, &numbered("x", 0..3)).await;
+    let mut following = reader(&client, &name, Start::Earliest, FOLLOW).await;
+    assert_eq!(read_some(&mut following, 3).await, numbered("x", 0..3));
+    drop(writer);
+    // The segment that it has read ends, and the one that comes next was there and has gone.
+    seal_first(&cluster, |meta, record| {
+        let record = LogRecord { next_segment: SegmentNumber(2), next_base: Offset(8), ..record };
+        meta.put(Key::Log(meta.log()), Record::Log(record));
+        meta.trim(Offset(8), SegmentNumber(2));
+    });
+    let (payloads, error) = read_all(&mut following).await;
+    assert!(payloads.is_empty(), "{payloads:?}");
+    assert!(matches!(error, Some(Error::Trimmed { trim_offset: Offset(8) })), "{error:?}");
 }
 
 async fn entries(client: &Client, name: &crate::LogName) -> Vec<Entry> {
@@ -136,21 +174,11 @@ async fn metadata_that_are_away_for_a_while_do_not_end_a_reader() {
     let mut following = reader(&hasty, &name, Start::Earliest, FOLLOW).await;
     assert_eq!(read_some(&mut following, 3).await, numbered("x", 0..3));
     drop(writer);
-    {
-        // The nodes say where the segment ends, and the metadata say nothing about the next one.
-        let at = cluster.node("a").stored(SegmentNumber(0)).1;
-        let mut meta = cluster.shared.meta.lock();
-        let segment = meta.segment(log, SegmentNumber(0)).unwrap().record.value;
-        let holders = NODES.map(node_id).to_vec();
-        let state = SegmentState::Sealed(Seal { at, by_epoch: Epoch(1), holders, settled: true });
-        let (chain, last_timestamp) = (at.chain, at.last_timestamp);
-        let record = meta.record(log).value;
-        let record = LogRecord { next_base: Offset(3), chain, last_timestamp, holder: None, ..record };
-        meta.put(Key::Segment(log, SegmentNumber(0)), Record::Segment(SegmentRecord { state, ..segment }));
+    // The nodes say where the segment ends, and the metadata say nothing about the next one.
+    seal_first(&cluster, |meta, record| {
         meta.put(Key::Log(log), Record::Log(record));
         meta.away = true;
-    }
-    cluster.shared.changed();
+    });
     soon(async {
         while cluster.shared.meta.lock().missed < 20 {
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -5,6 +5,7 @@ use crate::testing::{Cluster, Faults, node_id, numbered, soon, text};
 use crate::{Client, Error, Item, LogOptions, LogReader, ReadOptions, Start};
 use piculet_quorum::ids::{Epoch, Index, LogName, Offset, SegmentNumber};
 use piculet_quorum::meta::{Key, LogRecord, Loss, Record, Seal, SegmentRecord, SegmentState};
+use piculet_quorum::wire::message::Refusal;
 use std::time::Duration;
 
 const NODES: [&str; 3] = ["a", "b", "c"];
@@ -97,6 +98,11 @@ async fn an_open_of_a_log_that_allows_a_loss_does_not_wait_for_who_forgot() {
 
 /// A log whose sealed segment ends at 8, of which `c` alone held what lies behind 3.
 async fn unsettled(cluster: &Cluster) -> (Client, LogName) {
+    unsettled_in(cluster, Epoch(2), &[]).await
+}
+
+/// The same in an epoch of the log, the segment being of epoch 1; these nodes have all of it too.
+async fn unsettled_in(cluster: &Cluster, epoch: Epoch, too: &[&str]) -> (Client, LogName) {
     let (client, name) = cluster.client_and_log().await;
     let writer = soon(client.take_over(&name)).await.unwrap();
     append(&writer, &numbered("x", 0..3)).await;
@@ -116,21 +122,19 @@ async fn unsettled(cluster: &Cluster) -> (Client, LogName) {
         }
     })
     .await;
-    let at = cluster.node("c").stored(ZERO).1;
+    let (batches, at) = cluster.node("c").stored(ZERO);
     let log = writer.log();
     drop((appends, writer));
+    for node in too {
+        cluster.node(node).put(ZERO, &batches);
+    }
     let mut meta = cluster.shared.meta.lock();
     let segment = meta.segment(log, ZERO).unwrap().record.value;
-    let seal = Seal { at, by_epoch: Epoch(2), holders: vec![node_id("c")], settled: false };
+    let seal = Seal { at, by_epoch: epoch, holders: vec![node_id("c")], settled: false };
     let segment = SegmentRecord { state: SegmentState::Sealed(seal), ..segment };
     meta.put(Key::Segment(log, ZERO), Record::Segment(segment));
-    let record = LogRecord {
-        epoch: Epoch(2),
-        holder: None,
-        next_base: Offset(8),
-        chain: at.chain,
-        ..meta.record(log).value
-    };
+    let record =
+        LogRecord { epoch, holder: None, next_base: Offset(8), chain: at.chain, ..meta.record(log).value };
     meta.put(Key::Log(log), Record::Log(record));
     drop(meta);
     cluster.shared.changed();
@@ -188,6 +192,45 @@ async fn a_loss_waits_for_every_member_that_is_left() {
     let error = soon(client.record_loss(log, ZERO)).await.unwrap_err();
     assert!(matches!(error, Error::Lost { .. }), "{error}");
     assert_eq!(cluster.shared.meta.lock().segment(log, ZERO).unwrap().record.value.loss, None);
+}
+
+#[tokio::test]
+async fn who_is_left_is_fenced_before_a_loss_is_recorded() {
+    // Where the log is still in the segment's own epoch, no fence would keep its writer out.
+    for epoch in [Epoch(2), Epoch(1)] {
+        let mut cluster = Cluster::start(&NODES);
+        drop(unsettled_in(&cluster, epoch, &[]).await);
+        let log = cluster.shared.meta.lock().log();
+        cluster.start_node("c");
+        let loss = || cluster.shared.meta.lock().segment(log, ZERO).unwrap().record.value.loss;
+        let client = cluster.client().await;
+        cluster.node("b").set_faults(Faults { mute: true, ..Faults::default() });
+        let error = soon(client.record_loss(log, ZERO)).await.unwrap_err();
+        assert!(matches!(error, Error::TakeOver(_)), "{error}");
+        assert_eq!(loss(), None, "b may have more");
+        cluster.node("b").set_faults(Faults::default());
+        assert!(soon(client.record_loss(log, ZERO)).await.unwrap());
+        assert_eq!(loss(), Some(Loss { from: Index(3), acknowledged: false }));
+        assert_eq!(cluster.shared.meta.lock().record(log).value.epoch, Epoch(2));
+        for left in ["a", "b"] {
+            let opened = cluster.node(left).reopen(ZERO);
+            assert_eq!(opened, Err(Refusal::Fenced { epoch: Epoch(2) }), "{left} takes entries of epoch 1");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_loss_begins_behind_what_is_at_rest() {
+    let mut cluster = Cluster::start(&NODES);
+    drop(unsettled_in(&cluster, Epoch(2), &["a"]).await);
+    assert_eq!(held(cluster.node("a")), Index(8));
+    // It has all of it, and would lose what lies behind 3 if it stopped now.
+    cluster.node("a").set_faults(Faults { at_rest: Some(Index(3)), ..Faults::default() });
+    cluster.start_node("c");
+    let (client, log) = (cluster.client().await, cluster.shared.meta.lock().log());
+    assert!(soon(client.record_loss(log, ZERO)).await.unwrap());
+    let record = cluster.shared.meta.lock().segment(log, ZERO).unwrap().record.value;
+    assert_eq!(record.loss, Some(Loss { from: Index(3), acknowledged: false }));
 }
 
 #[tokio::test]
