@@ -46,6 +46,10 @@ impl Lines {
                 let mut line = Vec::new();
                 // No line of a demo is longer than a mebibyte: a longer one comes in pieces.
                 if std::io::Read::take(open, 1 << 20).read_until(b'\n', &mut line)? > 0 {
+                    // The end of a file, or a piece: on the input of a process the next would join it.
+                    if line.last() != Some(&b'\n') {
+                        line.push(b'\n');
+                    }
                     return Ok(line);
                 }
             }
@@ -71,4 +75,19 @@ fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_has_its_newline_at_the_end_of_a_file_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("lines");
+        std::fs::write(&file, "one\ntwo").unwrap();
+        let mut lines = Lines::open(Some(&file)).unwrap();
+        let three: Vec<_> = (0..3).map(|_| lines.next().unwrap()).collect();
+        assert_eq!(three, [b"one\n", b"two\n", b"one\n"]);
+    }
 }
