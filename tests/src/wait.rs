@@ -1,5 +1,6 @@
 //! Waiting, always with a bound.
 
+use piculet_node::local::await_stop;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -34,7 +35,8 @@ pub async fn bounded<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Sends a signal to a child of this process that has not been reaped.
+/// Sends a signal to a child of this process that has not been reaped. After SIGSTOP it returns
+/// when all of the child's threads stand still.
 ///
 /// # Panics
 /// When there is no such process.
@@ -43,4 +45,7 @@ pub fn signal(pid: u32, number: libc::c_int) {
     // SAFETY: no memory is involved. The caller's child has not been reaped, so the number is its.
     let sent = unsafe { libc::kill(pid, number) };
     assert_eq!(sent, 0, "cannot signal process {pid}: {}", std::io::Error::last_os_error());
+    if number == libc::SIGSTOP {
+        await_stop(pid).expect("it stops, for it is a child");
+    }
 }

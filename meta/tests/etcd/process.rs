@@ -92,6 +92,14 @@ impl Etcd {
     /// Holds it where it is: connections stay, nothing is answered.
     pub(super) fn pause(&self) {
         self.signal(libc::SIGSTOP);
+        // The signal is only sent by now; a thread on another core may answer one more request.
+        let what = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
+        // SAFETY: siginfo_t is plain numbers, for which zeros are a value, and it outlives the call.
+        let result = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            libc::waitid(libc::P_PID, self.process.id(), &raw mut info, what)
+        };
+        assert_eq!(result, 0, "every thread of it stands still");
     }
 
     /// Lets it go on.

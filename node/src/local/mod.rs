@@ -18,6 +18,6 @@ pub use cluster::{ClusterSpec, LocalCluster, LocalNode};
 pub use error::LocalError;
 pub use etcd::Etcd;
 pub use ports::{Port, free_port};
-pub use process::{Process, Signal};
+pub use process::{Process, Signal, await_stop};
 pub use s3::{S3Access, S3Server, Store};
 pub use scratch::ScratchDir;

@@ -53,6 +53,32 @@ impl Drop for Owned {
     }
 }
 
+/// Waits until every thread of a child to which SIGSTOP was sent stands still, or it has ended: the
+/// signal is only sent when `kill` returns, and a thread on another core may go on for a while.
+///
+/// # Errors
+/// When it is no child of this process.
+///
+/// # Panics
+/// When the process id is negative.
+pub fn await_stop(pid: libc::pid_t) -> io::Result<()> {
+    let id = libc::id_t::try_from(pid).expect("a process id is not negative");
+    // Its end is not collected here: that is for those who watch it.
+    let what = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
+    loop {
+        // SAFETY: siginfo_t is plain numbers, for which zeros are a value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the pointer is to a siginfo_t that outlives the call.
+        if unsafe { libc::waitid(libc::P_PID, id, &raw mut info, what) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
 impl Process {
     /// Starts `command` with no input, its output appended to the file `log`, in a process group
     /// of its own: Ctrl-C on a terminal reaches the owner alone, who then stops its children in
@@ -94,7 +120,7 @@ impl Process {
         self.child.0.try_wait().map_err(LocalError::io("watch", &self.name))
     }
 
-    /// Sends it a signal.
+    /// Sends it a signal. After [`Signal::Stop`] it returns when all of its threads stand still.
     ///
     /// # Errors
     /// When it has ended already.
@@ -113,6 +139,9 @@ impl Process {
         // kernel has not given the number to another process.
         if unsafe { libc::kill(pid, number) } != 0 {
             return Err(LocalError::io("signal", &self.name)(io::Error::last_os_error()));
+        }
+        if signal == Signal::Stop {
+            await_stop(pid).map_err(LocalError::io("stop", &self.name))?;
         }
         Ok(())
     }
