@@ -19,7 +19,7 @@ demo: ready ## Three nodes, etcd and S3 on loopback; FILE=path to stream it, MIB
 
 test: ready ## Run all tests, with real etcd, a real S3 server and real node processes
 	cargo build --workspace --locked
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 
 sim: ## Simulate clusters that misbehave, from SEEDS=n seeds (2000), FIRST=s the first of them
 	cargo run --locked -p piculet-chaos -- sim --seeds '$(or $(SEEDS),2000)' --first '$(or $(FIRST),1)'
