@@ -170,9 +170,10 @@ impl Guard {
             });
         }
         for (log, segment) in lost {
-            let (core, peers) = (Arc::clone(&self.core), Arc::clone(&self.peers));
+            let (core, peers, timeout) =
+                (Arc::clone(&self.core), Arc::clone(&self.peers), self.writer_timeout);
             self.start(now, (log, segment), async move {
-                loss::attempt(&core, &peers, log, segment).await.map(|()| Did::Loss)
+                loss::attempt(&core, &peers, (log, segment), timeout).await.map(|()| Did::Loss)
             });
         }
     }
@@ -270,27 +271,7 @@ async fn attempt(
     writer_timeout: Span,
 ) -> Result<LogName, NotRecovered> {
     let (read, ensemble) = read(core, log, segment, epoch).await?;
-    let (answers, silent) = ask(core, peers, log, segment, &ensemble).await?;
-    match judge(&ensemble, epoch, &answers, &silent, writer_timeout) {
-        Liveness::Gone => {}
-        Liveness::Alive { peer } => {
-            let who = peer.unwrap_or_else(|| "its writer".to_owned());
-            return Err(NotRecovered::NotNow(format!("another member still has {who}")));
-        }
-        Liveness::Unsure => {
-            let not_sure =
-                || NotRecovered::NotNow("the members are not sure that its writer has gone".to_owned());
-            let (nodes, allowed) = beyond_recovery(core, log, &ensemble).await?;
-            match (nodes.is_empty(), allowed) {
-                (true, _) => return Err(not_sure()),
-                (false, false) => return Err(NotRecovered::Lost(nodes)),
-                (false, true) if !not_contradicted(&ensemble, epoch, &answers, writer_timeout) => {
-                    return Err(not_sure());
-                }
-                (false, true) => {}
-            }
-        }
-    }
+    writer_gone(core, peers, (log, segment, epoch), &ensemble, writer_timeout).await?;
     let (client, name) = (peers.client().await?, read.value.name.clone());
     metrics::recovery_started();
     let recovered = timeout(RECOVERY_TIMEOUT, client.recover_log(log, read)).await;
@@ -305,6 +286,38 @@ async fn attempt(
     };
     metrics::recovery_failed();
     Err(result)
+}
+
+/// Asks the members of a segment whether its writer has gone: fails unless enough of them say so.
+async fn writer_gone(
+    core: &Core,
+    peers: &Peers,
+    (log, segment, epoch): (LogId, SegmentNumber, Epoch),
+    ensemble: &[Member],
+    writer_timeout: Span,
+) -> Result<(), NotRecovered> {
+    let (answers, silent) = ask(core, peers, log, segment, ensemble).await?;
+    match judge(ensemble, epoch, &answers, &silent, writer_timeout) {
+        Liveness::Gone => {}
+        Liveness::Alive { peer } => {
+            let who = peer.unwrap_or_else(|| "its writer".to_owned());
+            return Err(NotRecovered::NotNow(format!("another member still has {who}")));
+        }
+        Liveness::Unsure => {
+            let not_sure =
+                || NotRecovered::NotNow("the members are not sure that its writer has gone".to_owned());
+            let (nodes, allowed) = beyond_recovery(core, log, ensemble).await?;
+            match (nodes.is_empty(), allowed) {
+                (true, _) => return Err(not_sure()),
+                (false, false) => return Err(NotRecovered::Lost(nodes)),
+                (false, true) if !not_contradicted(ensemble, epoch, &answers, writer_timeout) => {
+                    return Err(not_sure());
+                }
+                (false, true) => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The members that have forgotten the segment, when they are too many, and whether the log's
@@ -363,9 +376,15 @@ async fn ask(
         Ok(seen) if seen.gone_ms.is_none() => {
             return Err(NotRecovered::NotNow("its writer is back".to_owned()));
         }
-        Ok(seen) => answers.insert(core.id.clone(), seen),
+        Ok(seen) => {
+            answers.insert(core.id.clone(), seen);
+        }
+        // As with the others.
+        Err(Refusal::NotHere) => {
+            silent.insert(core.id.clone());
+        }
         Err(refusal) => return Err(NotRecovered::NotNow(refusal.to_string())),
-    };
+    }
     let client = peers.client().await?;
     let others = ensemble.iter().map(|member| &member.node).filter(|node| **node != core.id);
     let asked = others.map(|node| async move {

@@ -209,7 +209,8 @@ impl Writer {
         applied(meta, &CreateLog { name, log, durability: Level::Memory, allow_loss: false }.txn()).await;
         let key = Key::Log(log);
         let read = meta.read(std::slice::from_ref(&key), &[]).await.unwrap().log(&key).unwrap();
-        applied(meta, &TakeOver { log, read, writer: Nonce(7), holder: "fixture".to_owned() }.txn()).await;
+        applied(meta, &TakeOver { log, read, writer: Nonce(7), holder: Some("fixture".to_owned()) }.txn())
+            .await;
         let read = meta.read(std::slice::from_ref(&key), &[]).await.unwrap().log(&key).unwrap();
         let ensemble =
             members.iter().map(|(core, life)| (core.member(Level::Memory), life.revision)).collect();
@@ -363,7 +364,7 @@ impl Writer {
     pub(crate) async fn take_over(&self) {
         let key = Key::Log(self.log);
         let read = self.meta.read(std::slice::from_ref(&key), &[]).await.unwrap().log(&key).unwrap();
-        let takeover = TakeOver { log: self.log, read, writer: Nonce(8), holder: "another".to_owned() };
+        let takeover = TakeOver { log: self.log, read, writer: Nonce(8), holder: Some("another".to_owned()) };
         applied(&self.meta, &takeover.txn()).await;
     }
 
@@ -417,6 +418,7 @@ pub(crate) enum Lost {
 pub(crate) struct Lossy {
     pub(crate) inner: MemoryStore,
     pub(crate) plan: Arc<Mutex<VecDeque<Option<Lost>>>>,
+    pub(crate) behind_read: Arc<Mutex<Option<Txn>>>,
 }
 
 impl Lossy {
@@ -424,12 +426,22 @@ impl Lossy {
     pub(crate) fn lose(&self, plan: impl IntoIterator<Item = Option<Lost>>) {
         self.plan.lock().extend(plan);
     }
+
+    /// Lets somebody else's transaction land when the next read has been answered.
+    pub(crate) fn land_behind_the_next_read(&self, txn: Txn) {
+        *self.behind_read.lock() = Some(txn);
+    }
 }
 
 #[async_trait]
 impl Metadata for Lossy {
     async fn read(&self, keys: &[Key], ranges: &[Range]) -> Result<Snapshot, MetaError> {
-        self.inner.read(keys, ranges).await
+        let snapshot = self.inner.read(keys, ranges).await?;
+        let behind = self.behind_read.lock().take();
+        if let Some(txn) = behind {
+            self.inner.commit(&txn).await?;
+        }
+        Ok(snapshot)
     }
 
     async fn commit(&self, txn: &Txn) -> Result<TxnOutcome, MetaError> {

@@ -95,6 +95,9 @@ pub fn not_contradicted(
 #[must_use]
 pub fn beyond_recovery(ensemble: &[Member], current: impl Fn(&NodeId) -> Option<Incarnation>) -> Vec<NodeId> {
     let moved = |member: &&Member| current(&member.node).is_some_and(|now| now > member.incarnation);
+    if ensemble.len() < ACK_QUORUM {
+        return Vec::new();
+    }
     let moved: Vec<NodeId> = ensemble.iter().filter(moved).map(|member| member.node.clone()).collect();
     if ensemble.len() - moved.len() < fence_quorum(ensemble.len()) { moved } else { Vec::new() }
 }

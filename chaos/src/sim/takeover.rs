@@ -141,7 +141,7 @@ impl World {
                 log: LOG,
                 read: view.record,
                 writer,
-                holder: "taker".to_owned(),
+                holder: Some("taker".to_owned()),
             });
             takeover.proposal = Some(take.clone());
             return self.ask_meta(me, Meta::Propose(Box::new(take)));

@@ -1,6 +1,6 @@
 //! T6: what is lost of a sealed segment, all of whose holders have forgotten it.
 
-use super::{Takeover, cut};
+use super::Takeover;
 use crate::error::Error;
 use crate::options::ClientOptions;
 use crate::pool::{CallError, Pool};
@@ -25,9 +25,8 @@ pub(crate) async fn record_loss(
     segment: SegmentNumber,
 ) -> Result<bool, Error> {
     let name = pool.view(log, None).await?.record.value.name.clone();
-    let holder = cut(&format!("recovery by {}", options.name));
     let deadline = Instant::now() + options.takeover_timeout;
-    Takeover { pool, options, log, name: &name, holder, deadline }.record_loss(segment).await
+    Takeover { pool, options, log, name: &name, holder: None, deadline }.record_loss(segment).await
 }
 
 /// Whether a sealed segment waits for holders that are gone for good.
@@ -64,8 +63,9 @@ impl Takeover<'_> {
             }
             let (epoch, written_in) = (view.record.value.epoch, segment.record.value.epoch);
             if epoch <= written_in {
-                // Its writer may still repair it: a takeover comes first.
-                let open = view.record.value.next_segment > number.plus(1);
+                // Its writer may still repair it: a takeover comes first, and where a segment is open
+                // that is a matter of the segment's members.
+                let open = self.view().await?.open_segment().is_some();
                 if open || self.claim_from(view.record.clone()).await?.is_none() {
                     return Ok(false);
                 }

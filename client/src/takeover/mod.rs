@@ -59,8 +59,8 @@ struct Takeover<'a> {
     options: &'a ClientOptions,
     log: LogId,
     name: &'a LogName,
-    /// What we call ourselves in the log's record.
-    holder: String,
+    /// What we call ourselves in the log's record; none when nobody means to write.
+    holder: Option<String>,
     deadline: Instant,
 }
 
@@ -100,7 +100,7 @@ pub(crate) async fn recover_log(
     read: Versioned<LogRecord>,
 ) -> Result<bool, Error> {
     let name = read.value.name.clone();
-    let holder = cut(&format!("recovery by {}", options.name));
+    let holder = Some(cut(&format!("recovery by {}", options.name)));
     let deadline = Instant::now() + options.takeover_timeout;
     let takeover = Takeover { pool, options, log, name: &name, holder, deadline };
     let view = takeover.view().await?;
@@ -125,7 +125,7 @@ impl<'a> Takeover<'a> {
     async fn find(pool: &'a Pool, options: &'a ClientOptions, name: &'a LogName) -> Result<Self, Error> {
         let log = pool.find_log(name).await?.ok_or_else(|| Error::NotFound(name.clone()))?;
         let deadline = Instant::now() + options.takeover_timeout;
-        Ok(Self { pool, options, log, name, holder: cut(&options.name), deadline })
+        Ok(Self { pool, options, log, name, holder: Some(cut(&options.name)), deadline })
     }
 
     /// The log with its newest segments.

@@ -57,7 +57,15 @@ async fn attempt(
     if let Some(from) = found.from.filter(|(segment, _)| *segment < beginning.segment) {
         let mut entries = LogReader::between(pool.clone(), options, (name, log), from, beginning.segment);
         while let Some(entry) = entries.next().await {
-            let entry = entry?;
+            let entry = match entry {
+                Ok(entry) => entry,
+                // What is lost was undone with its entries.
+                Err(error @ Error::LossPossible { .. }) => {
+                    tracing::debug!(%error, "the table of producers is read on behind it");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             if let Some(producer) = entry.producer {
                 table.fold(producer, entry.offset);
             }

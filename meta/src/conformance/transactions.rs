@@ -99,7 +99,7 @@ async fn open_log(store: &dyn Metadata) -> Vec<(Member, Revision)> {
     )
     .await;
     let read = log_record(store).await;
-    guarded(store, TakeOver { log: LOG, read, writer: Nonce(11), holder: "a".to_owned() }.txn()).await;
+    guarded(store, TakeOver { log: LOG, read, writer: Nonce(11), holder: Some("a".to_owned()) }.txn()).await;
     let create = CreateOne { level: Level::Memory, ensemble: members.clone(), holder: None };
     let read = log_record(store).await;
     guarded(store, SealSegment { log: LOG, read, seal: None, create: Some(create) }.txn()).await;
@@ -128,8 +128,11 @@ pub async fn a_log_lives(subject: &dyn Subject) {
     let part = record_part(store, Some((0, part)), 10, 30).await;
 
     let read_log = log_record(store).await;
-    guarded(store, TakeOver { log: LOG, read: read_log, writer: Nonce(12), holder: "b".to_owned() }.txn())
-        .await;
+    guarded(
+        store,
+        TakeOver { log: LOG, read: read_log, writer: Nonce(12), holder: Some("b".to_owned()) }.txn(),
+    )
+    .await;
     let seal = SealOne {
         segment: first(),
         read: segment(store, 0).await,
@@ -272,7 +275,7 @@ pub async fn one_of_racing_transactions_wins(subject: &dyn Subject) {
                 log: LOG,
                 read: read.clone(),
                 writer: Nonce(round * 8 + racer),
-                holder: "c".to_owned(),
+                holder: Some("c".to_owned()),
             })
             .collect();
         let txns: Vec<Txn> = racers.iter().map(TakeOver::txn).collect();

@@ -3,7 +3,7 @@
 //!
 //! The decision, and what it rests on, is in [`piculet_quorum::meta::loss`].
 
-use super::NotRecovered;
+use super::{NotRecovered, writer_gone};
 use crate::archive;
 use crate::core::Core;
 use crate::logs::{LocalSegment, Log};
@@ -56,14 +56,21 @@ fn is_stuck(core: &Core, local: &LocalSegment) -> bool {
 pub(super) async fn attempt(
     core: &Core,
     peers: &Peers,
-    log: LogId,
-    number: SegmentNumber,
+    (log, number): (LogId, SegmentNumber),
+    writer_timeout: Span,
 ) -> Result<(), NotRecovered> {
-    let key = Key::Segment(log, number);
-    let now = core.meta.read(std::slice::from_ref(&key), &[]).await?;
+    let (key, log_key) = (Key::Segment(log, number), Key::Log(log));
+    let now = core.meta.read(&[key.clone(), log_key.clone()], &[]).await?;
     let Some(segment) = now.segment(&key).map(|found| found.value) else { return forget(core, log, number) };
     if !matches!(segment.state, SegmentState::Sealed(_)) {
         return forget(core, log, number);
+    }
+    let Some(epoch) = now.log(&log_key).map(|record| record.value.epoch) else {
+        return forget(core, log, number);
+    };
+    // In the segment's own epoch its writer may still repair it, and a new epoch would depose it.
+    if epoch <= segment.epoch {
+        writer_gone(core, peers, (log, number, epoch), &segment.ensemble, writer_timeout).await?;
     }
     let client = peers.client().await?;
     match client.record_loss(log, number).await {

@@ -10,14 +10,14 @@ use piculet_meta::MetaError;
 use piculet_quorum::ids::{LogId, LogName, NodeId, SegmentNumber};
 use piculet_quorum::limits::{LIST_PAGE, VIEW_SEGMENTS};
 use piculet_quorum::meta::{
-    Key, LogRecord, LogView, Range, Record, SegmentState, SegmentView, Snapshot, Versioned,
+    Key, LogRecord, LogView, Range, Record, SegmentRecord, SegmentState, SegmentView, Snapshot, Versioned,
 };
 use piculet_quorum::replica::Unanswered;
 use piculet_quorum::wire::message::{
     Address, FenceOk, Hello, NodeView, ProducersFrom, Refusal, Request, Response, Welcome,
 };
 use piculet_storage::Position;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Answers a request.
@@ -129,23 +129,32 @@ async fn view(
             SegmentNumber(record.value.next_segment.0.saturating_sub(2))
         }
     };
-    let snapshot = meta.read(&keys, &[Range::Segments(log, from)]).await.map_err(refusal)?;
-    let Some(record) = existing(&snapshot, &keys[0]) else { return Ok(None) };
-    let mut segments = BTreeMap::new();
-    for key in snapshot.records.keys() {
-        let Key::Segment(_, number) = key else { continue };
-        if segments.len() == VIEW_SEGMENTS {
-            break;
+    // The parts are read at the same moment as the record: a part of what is lost, beside a record
+    // from before the loss, would show as archived what nobody has.
+    let mut asked = BTreeSet::from([from, from.plus(1)]);
+    let (snapshot, record) = loop {
+        let mut ranges = vec![Range::Segments(log, from)];
+        ranges.extend(asked.iter().map(|number| Range::Parts(log, *number)));
+        let snapshot = meta.read(&keys, &ranges).await.map_err(refusal)?;
+        let Some(record) = existing(&snapshot, &keys[0]) else { return Ok(None) };
+        let needed: BTreeSet<_> = segments_of(&snapshot)
+            .filter(|(_, segment)| !matches!(segment.value.state, SegmentState::Archived(_)))
+            .map(|(number, _)| number)
+            .collect();
+        if needed.is_subset(&asked) {
+            break (snapshot, record);
         }
-        let Some(record) = snapshot.segment(key) else { continue };
+        asked = needed;
+    };
+    let mut segments = BTreeMap::new();
+    for (number, record) in segments_of(&snapshot) {
         let archived = if let SegmentState::Archived(at) = &record.value.state {
             *at
         } else {
-            let parts = meta.read(&[], &[Range::Parts(log, *number)]).await.map_err(refusal)?;
-            let row = parts.row(log, *number).map_err(|first| damaged(log, *number, first))?;
+            let row = snapshot.row(log, number).map_err(|first| damaged(log, number, first))?;
             row.end(&record.value)
         };
-        segments.insert(*number, SegmentView { record, archived });
+        segments.insert(number, SegmentView { record, archived });
     }
     let Some(config) = snapshot.config(&keys[1]) else {
         return Err(Refusal::Unavailable(format!("metadata are damaged: log {log} has no config record")));
@@ -155,6 +164,15 @@ async fn view(
     };
     let first_segment = snapshot.first(&keys[3]).map(|first| first.value.first_segment).unwrap_or_default();
     Ok(Some(Box::new(LogView { log, record, config, trim, first_segment, segments })))
+}
+
+/// The segments in a snapshot of one log, as many as one view shows.
+fn segments_of(snapshot: &Snapshot) -> impl Iterator<Item = (SegmentNumber, Versioned<SegmentRecord>)> {
+    let found = snapshot.records.keys().filter_map(|key| match key {
+        Key::Segment(_, number) => snapshot.segment(key).map(|record| (*number, record)),
+        _ => None,
+    });
+    found.take(VIEW_SEGMENTS)
 }
 
 /// The record of a log, unless the log has been deleted.
@@ -227,5 +245,54 @@ pub(super) fn refusal(error: MetaError) -> Refusal {
     match error {
         MetaError::Unknown(why) => Refusal::Unknown(why),
         other => Refusal::Unavailable(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{Fixture, Lossy, Writer, applied};
+    use piculet_quorum::ids::{Chain, Index, Timestamp};
+    use piculet_quorum::meta::{Loss, PartRecord, Seal, SegmentEnd, Txn};
+    use tokio::runtime::Handle;
+
+    /// What is lost is in the row of the archive, too. Whoever is shown that beside a record from
+    /// before the loss takes its appends for archived.
+    #[tokio::test]
+    async fn a_view_shows_no_loss_as_archived_while_the_loss_is_recorded() {
+        let fixture = Fixture::new();
+        let meta = Lossy { inner: fixture.meta.clone(), ..Lossy::default() };
+        let a = fixture.core_with(fixture.config("a"), Arc::new(meta.clone())).await;
+        let b = fixture.core("b").await;
+        let writer = Writer::create(&fixture.meta, 1, &[(&*a.0, a.1), (&*b.0, b.1)]).await;
+        let (log, number) = (writer.log, writer.number);
+        let key = Key::Segment(log, number);
+        let at = SegmentEnd { end: Index(4), chain: Chain(9), last_timestamp: Timestamp(9) };
+        let sealed = |snapshot: &Snapshot| {
+            let seal = Seal {
+                at,
+                by_epoch: snapshot.log(&Key::Log(log)).unwrap().value.epoch,
+                holders: vec![a.0.id.clone()],
+                settled: false,
+            };
+            SegmentRecord { state: SegmentState::Sealed(seal), ..snapshot.segment(&key).unwrap().value }
+        };
+        let record = sealed(&fixture.snapshot().await);
+        applied(&fixture.meta, &Txn::default().put(key.clone(), Record::Segment(record.clone()))).await;
+        let lost = SegmentRecord { loss: Some(Loss { from: Index(0), acknowledged: false }), ..record };
+        let part = PartRecord { at, bytes: 1, encoder: 1, skip: true };
+        meta.land_behind_the_next_read(
+            Txn::default()
+                .put(key, Record::Segment(lost))
+                .put(Key::Part(log, number, Index(0)), Record::Part(part)),
+        );
+        let (core, peers) = (Arc::clone(&a.0), fixture.peers(&a.0));
+        let shared = Shared { core, peers, background: Handle::current() };
+        for (archived, loss) in [(Index(0), None), (Index(4), Some(Index(0)))] {
+            let view = view(&shared, log, Some(number)).await.unwrap().unwrap();
+            let segment = &view.segments[&number];
+            assert_eq!(segment.archived.end, archived);
+            assert_eq!(segment.record.value.loss.map(|loss| loss.from), loss);
+        }
     }
 }

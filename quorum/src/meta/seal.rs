@@ -478,7 +478,7 @@ mod tests {
         let mut read = proposal().read;
         read.value.epoch = Epoch(u64::MAX - 10);
         let takeover =
-            crate::meta::takeover::TakeOver { log: LogId(1), read, writer: Nonce(1), holder: String::new() };
+            crate::meta::takeover::TakeOver { log: LogId(1), read, writer: Nonce(1), holder: None };
         assert!(Proposal::TakeOver(takeover).check_range().is_err());
     }
 

@@ -13,8 +13,8 @@ pub struct TakeOver {
     pub read: Versioned<LogRecord>,
     /// A fresh value: the takeover is mine if it is in the record.
     pub writer: Nonce,
-    /// Who takes it over, for people to read.
-    pub holder: String,
+    /// Who takes it over, for people to read; none when nobody means to write, and the log stays free.
+    pub holder: Option<String>,
 }
 
 impl TakeOver {
@@ -24,7 +24,7 @@ impl TakeOver {
         LogRecord {
             epoch: self.read.value.epoch.plus(1),
             writer: self.writer,
-            holder: Some(self.holder.clone()),
+            holder: self.holder.clone(),
             ..self.read.value.clone()
         }
     }

@@ -380,7 +380,10 @@ impl Proposal {
             Self::Create(_) => true,
             Self::Trim(trim) => trim.read.revision > Revision(0),
             Self::Delete(delete) => log(&delete.read),
-            Self::TakeOver(takeover) => log(&takeover.read) && takeover.holder.len() <= HOLDER_BYTES_MAX,
+            Self::TakeOver(takeover) => {
+                log(&takeover.read)
+                    && takeover.holder.as_ref().is_none_or(|holder| holder.len() <= HOLDER_BYTES_MAX)
+            }
             Self::Configure(configure) => configure.read.revision > Revision(0),
             Self::DeclareLost(declare) => declare.read.revision > Revision(0) && declare.read.value.0 <= FAR,
             Self::RecordLoss(loss) => {

@@ -37,7 +37,7 @@ impl State {
         let by = self.procs.len();
         let read = self.store.log();
         let writer = Nonce(by as u128 + 1);
-        let take = TakeOver { log: LOG, read, writer, holder: String::new() };
+        let take = TakeOver { log: LOG, read, writer, holder: Some(String::new()) };
         self.store.change(|store| store.must(&take.txn()));
         self.procs.push(Shared::new(Proc::Over));
         self.look(by);

@@ -4,7 +4,7 @@ use super::{append, held};
 use crate::testing::{Cluster, Faults, node_id, numbered, soon, text};
 use crate::{Client, Error, Item, LogOptions, LogReader, ReadOptions, Start};
 use piculet_quorum::ids::{Epoch, Index, LogName, Offset, SegmentNumber};
-use piculet_quorum::meta::{Key, LogRecord, Loss, Record, Seal, SegmentRecord, SegmentState};
+use piculet_quorum::meta::{Key, LogRecord, Loss, Record, Seal, SegmentEnd, SegmentRecord, SegmentState};
 use piculet_quorum::wire::message::Refusal;
 use std::time::Duration;
 
@@ -217,6 +217,46 @@ async fn who_is_left_is_fenced_before_a_loss_is_recorded() {
             assert_eq!(opened, Err(Refusal::Fenced { epoch: Epoch(2) }), "{left} takes entries of epoch 1");
         }
     }
+}
+
+/// A writer that closed sealed its last segment too: nobody takes the log over who would make the
+/// new epoch, and nobody is its holder when what is lost is recorded.
+#[tokio::test]
+async fn a_loss_before_the_last_segment_of_a_closed_log_is_recorded_and_leaves_it_free() {
+    let mut cluster = Cluster::start(&NODES);
+    let (client, name) = unsettled_in(&cluster, Epoch(1), &[]).await;
+    drop(client);
+    let log = {
+        let mut meta = cluster.shared.meta.lock();
+        let log = meta.log();
+        let first = meta.segment(log, ZERO).unwrap().record.value;
+        let before = first.state.end().copied().unwrap();
+        let holders = NODES.map(node_id).to_vec();
+        let at = SegmentEnd { end: Index(0), ..before };
+        let seal = Seal { at, by_epoch: Epoch(1), holders, settled: true };
+        let second = SegmentRecord {
+            base: Offset(8),
+            base_chain: before.chain,
+            base_timestamp: before.last_timestamp,
+            state: SegmentState::Sealed(seal),
+            ..first
+        };
+        let record = LogRecord { next_segment: SegmentNumber(2), ..meta.record(log).value };
+        meta.put(Key::Segment(log, SegmentNumber(1)), Record::Segment(second));
+        meta.put(Key::Log(log), Record::Log(record));
+        log
+    };
+    cluster.start_node("c");
+    let client = cluster.client().await;
+    assert!(soon(client.record_loss(log, ZERO)).await.unwrap());
+    let (segment, record) = {
+        let meta = cluster.shared.meta.lock();
+        (meta.segment(log, ZERO).unwrap().record.value, meta.record(log).value)
+    };
+    assert_eq!(segment.loss, Some(Loss { from: Index(3), acknowledged: false }));
+    assert_eq!((record.epoch, record.holder), (Epoch(2), None));
+    let writer = soon(client.open(&name)).await.unwrap();
+    assert_eq!(soon(writer.append("behind")).await.unwrap(), Offset(8));
 }
 
 #[tokio::test]

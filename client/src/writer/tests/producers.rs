@@ -209,6 +209,30 @@ async fn the_table_is_read_over_rolls_takeovers_parts_and_trims() {
 }
 
 #[tokio::test]
+async fn the_table_is_read_past_what_is_lost() {
+    let mut cluster = Cluster::start(&NODES);
+    let (client, name) = cluster.client_and_log().await;
+    soon(client.set_allow_loss(&name, true)).await.unwrap();
+    let writer = take_over(&client, &name).await;
+    soon(writer.producer(id(7))).await.unwrap();
+    assert_eq!(append(&writer, "one", of(7, 1)).await.unwrap(), 0);
+    until(|| cluster.node("a").stored(SegmentNumber(0)).1.end.0 == 1).await;
+    drop((writer, client));
+    for reborn in ["b", "c"] {
+        cluster.start_node(reborn);
+    }
+    let client = cluster.client().await;
+    for archived in [false, true] {
+        if archived {
+            archive(&cluster, 0);
+        }
+        let writer = take_over(&client, &name).await;
+        assert_eq!(soon(writer.producer(id(7))).await.unwrap(), Some(last(1, 0)), "{archived}");
+        assert_eq!(append(&writer, "one", of(7, 1)).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
 async fn a_producer_that_a_thousand_others_have_followed_is_forgotten() {
     let cluster = Cluster::start(&NODES);
     let (client, name) = cluster.client_and_log().await;

@@ -149,7 +149,7 @@ async fn nothing_is_made_of_a_tombstone() {
     let (log, read) =
         (site.writer.log, site.fixture.snapshot().await.log(&Key::Log(site.writer.log)).unwrap());
     let holder = "me".to_owned();
-    let takeover = TakeOver { log, read: read.clone(), writer: Nonce(3), holder: holder.clone() };
+    let takeover = TakeOver { log, read: read.clone(), writer: Nonce(3), holder: Some(holder.clone()) };
     let delete = DeleteLog { log, read: read.clone(), writer: Nonce(3), at: Timestamp(6) };
     let [(core, life), (other, other_life)] = &site.members;
     let ensemble =
@@ -175,7 +175,7 @@ async fn nothing_is_committed_that_quotes_another_revision_than_the_current_one(
     // The next honest transaction may make the revision that is quoted with a made-up record.
     let mut made_up = read.clone();
     (made_up.revision, made_up.value.next_base) = (read.revision.plus(1), Offset(1000));
-    let takeover = TakeOver { log, read: made_up.clone(), writer: Nonce(3), holder: "me".to_owned() };
+    let takeover = TakeOver { log, read: made_up.clone(), writer: Nonce(3), holder: Some("me".to_owned()) };
     let delete = DeleteLog { log, read: made_up.clone(), writer: Nonce(3), at: wall_clock() };
     let of_the_log = SealSegment { read: made_up, ..honest.clone() };
     let mut of_the_segment = honest.clone();
@@ -208,7 +208,7 @@ async fn no_record_is_made_of_one_that_does_not_exist() {
     let site = Site::new().await;
     let mut read = site.fixture.snapshot().await.log(&Key::Log(site.writer.log)).unwrap();
     read.revision = piculet_quorum::ids::Revision(0);
-    let takeover = TakeOver { log: LogId(99), read, writer: Nonce(3), holder: "me".to_owned() };
+    let takeover = TakeOver { log: LogId(99), read, writer: Nonce(3), holder: Some("me".to_owned()) };
     let refused = site.propose(Proposal::TakeOver(takeover)).await.unwrap_err();
     assert!(refused.to_string().contains("not sound"), "{refused}");
 }
