@@ -10,6 +10,7 @@
 //! | a node's process; what it has at rest | `node`, `life`; `rest`, and at level `disk` the shipped journal in `journal` |
 //! | writers and takeovers | `client`, `appender`, `takeover` |
 //! | readers; uploads; trims | `reader`; `upload`; `trims` |
+//! | losses, and what may then be missing | `loss` |
 //! | the metadata store and its watches | `store` |
 //! | a failing schedule is made shorter | `shorten` |
 
@@ -20,6 +21,7 @@ mod events;
 mod faults;
 mod journal;
 mod life;
+mod loss;
 mod node;
 mod outcomes;
 mod reader;
