@@ -22,6 +22,8 @@ pub(crate) struct Truth {
     pub(crate) acked: BTreeMap<u64, u64>,
     /// The content of every offset that a reader was shown.
     pub(crate) seen: BTreeMap<u64, u64>,
+    /// The largest tail that a client was told.
+    pub(crate) tail_to: u64,
     /// The marks of each life of each buffer, and the commit of each process.
     marks: BTreeMap<(usize, Incarnation, SegmentNumber), (Marks, u64)>,
     fences: BTreeMap<(usize, Incarnation), Epoch>,
@@ -53,6 +55,11 @@ impl Truth {
         if let Some(acked) = self.acked.get(&offset) {
             assert_eq!(*acked, content, "I1: offset {offset} was acknowledged with another content");
         }
+    }
+
+    /// Whether everything below an index of a segment was stored somewhere.
+    pub(crate) fn is_stored(&self, number: SegmentNumber, index: Index) -> bool {
+        index.0.checked_sub(1).is_none_or(|last| self.stored.contains_key(&(number, Index(last))))
     }
 
     pub(crate) fn acked_count(&self) -> u64 {
@@ -176,7 +183,8 @@ impl World {
         }
         if before.state == SegmentState::Open {
             let end = Offset::of(after.base, at.end).0;
-            let (acked, seen) = (self.truth.acked_to(), self.truth.seen_to());
+            let (acked, seen, tail) = (self.truth.acked_to(), self.truth.seen_to(), self.truth.tail_to);
+            assert!(tail <= end, "tail: told of {tail}, segment {number} ends at {end}");
             assert!(acked <= end, "I1: acknowledged up to {acked}, segment {number} ends at {end}");
             assert!(seen <= end, "I2: shown up to {seen}, segment {number} ends at {end}");
             if let SegmentState::Sealed(seal) = &after.state {

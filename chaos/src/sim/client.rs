@@ -251,6 +251,7 @@ impl World {
             }
             Caller::Reader(reader) => self.reader_answered(reader, id, answer),
             Caller::Loss => self.loss_answered(id, answer),
+            Caller::Tail => self.tail_answered(id, answer),
         }
     }
 

@@ -81,6 +81,8 @@ pub(crate) enum Caller {
     Reader(usize),
     /// Who searches for what is left of a segment.
     Loss,
+    /// Who searches for the log's tail.
+    Tail,
 }
 
 /// A client's request of the metadata.
@@ -276,6 +278,8 @@ pub(crate) enum Event {
     },
     /// Some node looks for segments that nobody holds any more.
     LossTick,
+    /// A client asks where the tail is, or goes on asking.
+    TailTick,
     LossLands {
         proposal: Box<RecordLoss>,
     },

@@ -253,6 +253,9 @@ impl Truth {
     /// Offsets are lost with the log's leave. Returns how many of them were acknowledged.
     fn give_up(&mut self, number: SegmentNumber, loss: Loss, offsets: Range<u64>) -> u64 {
         self.losses.insert(number, loss);
+        if offsets.end == u64::MAX {
+            self.tail_to = self.tail_to.min(offsets.start);
+        }
         let acked: Vec<(u64, u64)> = self.acked.extract_if(offsets.clone(), |_, _| true).collect();
         let seen = self.seen.extract_if(offsets, |_, _| true);
         self.given_up.extend(seen.chain(acked.iter().copied()).map(|(at, content)| ((at, number), content)));

@@ -181,8 +181,6 @@ impl World {
             if loss.acknowledged && (from < end || loss.from == end) {
                 reader.told.insert(number);
                 self.run.told_of_loss += 1;
-            } else if from < end {
-                self.run.skipped += 1;
             }
             reader.next = Offset::of(record.base, end).0;
         }

@@ -56,7 +56,7 @@ tally! {
     given_up: "acknowledged entries given up",
     t6: "losses recorded of sealed segments",
     told_of_loss: "readers told of a possible loss",
-    skipped: "readers that skipped what was never acknowledged",
     skips: "parts that stand for a loss",
+    tails: "answers where the tail is",
     cut_off: "appends of fenced writers that were cut off",
 }

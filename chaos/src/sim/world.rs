@@ -10,6 +10,7 @@ use super::reader::Reader;
 use super::rng::Rng;
 use super::schedule::{FAULTS_END, Hazard, Hazards, Schedule};
 use super::store::Store;
+use super::tail::TailSearch;
 use super::tally::Tally;
 use super::upload::Objects;
 use piculet_quorum::archiver::FlushOptions;
@@ -70,6 +71,7 @@ pub(crate) struct World {
     pub(crate) healing: bool,
     pub(crate) losses: Losses,
     pub(crate) loss_search: Option<Search>,
+    pub(crate) tail: TailSearch,
     /// Whether an operator has been asked to let the log lose entries.
     pub(crate) leave_asked: bool,
     pub(crate) next_id: u64,
@@ -121,6 +123,7 @@ impl World {
             healing: false,
             losses,
             loss_search: None,
+            tail: TailSearch::default(),
             leave_asked: false,
             next_id: 0,
             trace: DefaultHasher::new(),
@@ -142,6 +145,7 @@ impl World {
         self.start_client();
         self.readers.push(Reader::new());
         self.schedule(0, Event::ReaderTick { reader: 0 });
+        self.schedule(5 * MS, Event::TailTick);
         if self.losses != Losses::Budget {
             self.schedule(100 * MS, Event::LossTick);
         }
@@ -264,7 +268,7 @@ impl World {
                 self.schedule(20 * MS, Event::Verdict);
                 continue;
             }
-            let reads_only = caller_of(&event).is_some_and(|caller| matches!(caller, Caller::Reader(_)));
+            let reads_only = caller_of(&event).is_some_and(only_reads);
             self.happen(*event);
             if !reads_only {
                 self.check();
@@ -324,6 +328,7 @@ impl World {
             Event::CleanTick => self.clean_tick(),
             Event::CleanLands { txn, objects } => self.clean_lands(&txn, objects),
             Event::ObjectsDeleted { objects } => self.objects_deleted(&objects),
+            Event::TailTick => self.tail_tick(),
             Event::LossTick => self.loss_tick(),
             Event::LossLands { proposal } => self.loss_lands(&proposal),
             Event::LeaveGiven => self.leave_given(),
@@ -346,8 +351,8 @@ impl World {
 /// What happens all the time and changes little is not shown.
 fn routine(event: &Event) -> bool {
     matches!(event, Event::NodeTick { .. } | Event::ReaderTick { .. } | Event::LossTick | Event::Verdict)
-        || matches!(event, Event::Call { caller: Caller::Reader(_), .. })
-        || matches!(event, Event::Answered { caller: Caller::Reader(_), .. })
+        || matches!(event, Event::TailTick)
+        || caller_of(event).is_some_and(only_reads)
 }
 
 /// The node whose process handles the event.
@@ -372,8 +377,13 @@ fn caller_of(event: &Event) -> Option<Caller> {
     match event {
         Event::Call { caller, .. } | Event::Answered { caller, .. } => Some(*caller),
         Event::ReaderTick { reader } | Event::ReaderGets { reader, .. } => Some(Caller::Reader(*reader)),
+        Event::TailTick => Some(Caller::Tail),
         _ => None,
     }
+}
+
+fn only_reads(caller: Caller) -> bool {
+    matches!(caller, Caller::Reader(_) | Caller::Tail)
 }
 
 /// The client whose process handles the event.
