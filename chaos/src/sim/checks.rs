@@ -1,13 +1,14 @@
 //! What must hold after every event, named as in the protocol.
 
 use super::events::Batch;
+use super::loss::Losses;
 use super::outcomes::LeftOpen;
 use super::store::LOG;
 use super::upload::name;
 use super::world::World;
 use piculet_quorum::glossary::Marks;
 use piculet_quorum::ids::{Epoch, Incarnation, Index, Offset, SegmentNumber};
-use piculet_quorum::meta::{Key, Record, Seal, SegmentRecord, SegmentState, Txn, TxnOutcome, Write};
+use piculet_quorum::meta::{Key, Loss, Record, Seal, SegmentRecord, SegmentState, Txn, TxnOutcome, Write};
 use piculet_quorum::quorums;
 use piculet_quorum::wire::message::Proposal;
 use std::collections::BTreeMap;
@@ -18,12 +19,18 @@ pub(crate) struct Truth {
     /// The content of every entry that any node has stored.
     stored: BTreeMap<(SegmentNumber, Index), u64>,
     /// The content of every acknowledged offset.
-    acked: BTreeMap<u64, u64>,
+    pub(crate) acked: BTreeMap<u64, u64>,
     /// The content of every offset that a reader was shown.
     pub(crate) seen: BTreeMap<u64, u64>,
+    /// The largest tail that a client was told.
+    pub(crate) tail_to: u64,
     /// The marks of each life of each buffer, and the commit of each process.
     marks: BTreeMap<(usize, Incarnation, SegmentNumber), (Marks, u64)>,
     fences: BTreeMap<(usize, Incarnation), Epoch>,
+    /// What is recorded as lost of a segment.
+    pub(crate) losses: BTreeMap<SegmentNumber, Loss>,
+    /// What was acknowledged or shown at an offset, and given up with the log's leave.
+    pub(crate) given_up: BTreeMap<(u64, SegmentNumber), u64>,
     /// Appends that writers had under way when they were fenced.
     pub(crate) left_open: Vec<LeftOpen>,
 }
@@ -38,11 +45,21 @@ impl Truth {
 
     pub(crate) fn seen(&mut self, number: SegmentNumber, index: Index, offset: u64, content: u64) {
         assert_eq!(self.stored.get(&(number, index)), Some(&content), "I2: shown, but never stored");
+        if let Some(acknowledged) = self.is_lost(number, index) {
+            // A reader that has not learned of a loss goes on for a while, if there is leave for it.
+            assert!(acknowledged, "I2: offset {offset} is shown, and nothing was ever visible there");
+            return;
+        }
         let known = *self.seen.entry(offset).or_insert(content);
         assert_eq!(known, content, "I2: offset {offset} was shown with another content");
         if let Some(acked) = self.acked.get(&offset) {
             assert_eq!(*acked, content, "I1: offset {offset} was acknowledged with another content");
         }
+    }
+
+    /// Whether everything below an index of a segment was stored somewhere.
+    pub(crate) fn is_stored(&self, number: SegmentNumber, index: Index) -> bool {
+        index.0.checked_sub(1).is_none_or(|last| self.stored.contains_key(&(number, Index(last))))
     }
 
     pub(crate) fn acked_count(&self) -> u64 {
@@ -150,8 +167,11 @@ impl World {
 
     fn check_change(&mut self, number: SegmentNumber, before: Option<SegmentRecord>, after: &SegmentRecord) {
         let Some(before) = before else { return self.check_created(number, after) };
-        let kept = SegmentRecord { state: after.state.clone(), ..before.clone() };
-        assert_eq!(kept, *after, "a segment changes only in its state");
+        let kept = SegmentRecord { state: after.state.clone(), loss: after.loss, ..before.clone() };
+        assert_eq!(kept, *after, "a segment changes only in its state, and in what is lost of it");
+        if before.loss != after.loss {
+            self.check_loss(number, &before, after);
+        }
         if let Some(end) = before.state.end() {
             assert_eq!(after.state.end(), Some(end), "I3: the end of segment {number} was written twice");
         }
@@ -163,7 +183,8 @@ impl World {
         }
         if before.state == SegmentState::Open {
             let end = Offset::of(after.base, at.end).0;
-            let (acked, seen) = (self.truth.acked_to(), self.truth.seen_to());
+            let (acked, seen, tail) = (self.truth.acked_to(), self.truth.seen_to(), self.truth.tail_to);
+            assert!(tail <= end, "tail: told of {tail}, segment {number} ends at {end}");
             assert!(acked <= end, "I1: acknowledged up to {acked}, segment {number} ends at {end}");
             assert!(seen <= end, "I2: shown up to {seen}, segment {number} ends at {end}");
             if let SegmentState::Sealed(seal) = &after.state {
@@ -203,7 +224,7 @@ impl World {
     }
 
     /// I5: the object is there, and holds what was stored under its indices.
-    fn check_part(&self, number: SegmentNumber, first: Index) {
+    fn check_part(&mut self, number: SegmentNumber, first: Index) {
         let row = self.store.now.row(number);
         let Some((_, part)) = row.parts.iter().find(|(at, _)| *at == first) else {
             panic!("I5: the part at {first} of segment {number} is outside the row");
@@ -215,6 +236,11 @@ impl World {
             let committed = self.ever_committed(number, &record);
             let end = part.value.at.end;
             assert!(end <= committed, "I5: segment {number} archived to {end}, committed to {committed}");
+        }
+        if part.value.skip {
+            assert_eq!(record.loss.map(|loss| loss.from), Some(first), "I5: a part for what is not lost");
+            self.run.skips += 1;
+            return assert!(inside.is_empty());
         }
         assert_eq!(inside.len() as u64, part.value.at.end.0 - first.0, "I5: the length of a part");
         for (index, content) in (first.0..).zip(inside) {
@@ -234,6 +260,9 @@ impl World {
 
     /// An append was acknowledged to its application.
     pub(crate) fn acked(&mut self, first: Offset, number: SegmentNumber, batch: &Batch) {
+        if let Some(acknowledged) = self.truth.is_lost(number, batch.header.first) {
+            return assert!(acknowledged, "I1: acknowledged behind the loss of segment {number}");
+        }
         let base = first.0 - batch.header.first.0;
         if let Some(record) = self.store.now.segment(number).map(|segment| segment.value) {
             assert_eq!(base, record.base.0, "the offset of an append in segment {number}");
@@ -273,9 +302,14 @@ impl World {
                 assert!(start <= archived, "I8: {} freed below {start}", member.node);
                 Some(held.0)
             });
+            let gone = record.ensemble.iter().filter(|member| {
+                let node = &self.nodes[self.node_ix(&member.node)];
+                node.forgot || node.incarnation != member.incarnation
+            });
+            let beyond = self.losses == Losses::Any && gone.count() > 1;
             let most = held.max().unwrap_or(0).max(archived.0);
             assert!(
-                most >= needed,
+                most >= needed || beyond,
                 "{}: segment {number} is needed up to {needed}, there is {most}; {record:?}; lives {:?}",
                 if record.settled() { "I12" } else { "I11" },
                 self.nodes.iter().map(|node| (node.incarnation, node.forgot)).collect::<Vec<_>>()

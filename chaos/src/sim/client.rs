@@ -2,10 +2,11 @@
 
 use super::appender::Appender;
 use super::events::{Answer, Caller, ClientIx, Conn, Event, Meta, MetaAnswer, NodeIx, Rpc};
+use super::loss::Losses;
 use super::schedule::Hazard;
 use super::takeover::TakingOver;
 use super::world::{MS, World};
-use piculet_quorum::ids::{Incarnation, NodeId, SegmentNumber};
+use piculet_quorum::ids::{Epoch, Incarnation, NodeId, SegmentNumber};
 use piculet_quorum::meta::{Key, Record, TxnOutcome};
 use piculet_quorum::wire::message::{NodeView, Nodes, Proposal};
 use std::collections::BTreeMap;
@@ -40,6 +41,11 @@ impl Client {
             Stage::Writing(appender) => format!("writes: {:?}", appender.writer),
             Stage::Gone => "gone".to_owned(),
         }
+    }
+
+    /// Whether it is the writer of an epoch.
+    pub(crate) fn writes_in(&self, epoch: Epoch) -> bool {
+        matches!(&self.stage, Stage::Writing(appender) if appender.writer.epoch() == epoch)
     }
 
     pub(crate) fn takes_over(&self) -> bool {
@@ -184,8 +190,8 @@ impl World {
         }
     }
 
-    /// Nobody records losses in this simulation: an end whose only holder has just been lost never
-    /// reaches the store.
+    /// Where only members are lost that the protocol makes up for, an end whose only holder has just
+    /// been lost never reaches the store.
     fn holder_is_gone(&self, proposal: &Proposal) -> bool {
         let Proposal::Seal(proposal) = proposal else { return false };
         let Some(seal) = &proposal.seal else { return false };
@@ -193,7 +199,9 @@ impl World {
             let node = &self.nodes[self.node_ix(holder)];
             !node.forgot && seal.read.value.member(holder) == Some(node.incarnation)
         };
-        !seal.settled() && !seal.holders.iter().any(|(holder, _)| lives(holder))
+        self.losses == Losses::Budget
+            && !seal.settled()
+            && !seal.holders.iter().any(|(holder, _)| lives(holder))
     }
 
     /// A segment whose members have mostly lost their memory before it exists is beyond what the
@@ -205,7 +213,7 @@ impl World {
             let node = &self.nodes[self.node_ix(&member.node)];
             node.forgot && node.incarnation == member.incarnation
         });
-        gone.count() > 1
+        self.losses != Losses::Any && gone.count() > 1
     }
 
     pub(crate) fn meta_answered(&mut self, me: ClientIx, id: u64, answer: MetaAnswer) {
@@ -242,6 +250,8 @@ impl World {
                 }
             }
             Caller::Reader(reader) => self.reader_answered(reader, id, answer),
+            Caller::Loss => self.loss_answered(id, answer),
+            Caller::Tail => self.tail_answered(id, answer),
         }
     }
 

@@ -4,6 +4,7 @@ use super::store::Records;
 use super::upload::ObjectName;
 use piculet_quorum::batch::{BatchEnd, BatchHeader, Place};
 use piculet_quorum::ids::{Chain, Epoch, Incarnation, Index, SegmentNumber};
+use piculet_quorum::meta::loss::RecordLoss;
 use piculet_quorum::meta::{LeaseId, LogView, PartRecord, SegmentEnd, SegmentRecord, Txn, TxnOutcome};
 use piculet_quorum::replica::Session;
 use piculet_quorum::wire::frame::{Ack, Mark};
@@ -78,6 +79,10 @@ pub(crate) enum Answer {
 pub(crate) enum Caller {
     Client(ClientIx),
     Reader(usize),
+    /// Who searches for what is left of a segment.
+    Loss,
+    /// Who searches for the log's tail.
+    Tail,
 }
 
 /// A client's request of the metadata.
@@ -271,6 +276,15 @@ pub(crate) enum Event {
     StartLands {
         txn: Txn,
     },
+    /// Some node looks for segments that nobody holds any more.
+    LossTick,
+    /// A client asks where the tail is, or goes on asking.
+    TailTick,
+    LossLands {
+        proposal: Box<RecordLoss>,
+    },
+    /// An operator lets the log lose entries.
+    LeaveGiven,
     LeaseExpires {
         lease: LeaseId,
     },

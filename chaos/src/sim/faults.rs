@@ -2,6 +2,7 @@
 
 use super::client::Client;
 use super::events::{Event, NodeIx};
+use super::loss::Losses;
 use super::reader::Reader;
 use super::schedule::{Fault, Planned};
 use super::world::{MS, World};
@@ -100,7 +101,11 @@ impl World {
             };
             !listed || !record.ensemble.iter().any(|member| member.node != node.id && lost(&member.node))
         });
-        !sole && others_live
+        match self.losses {
+            Losses::Budget => !sole && others_live,
+            Losses::Holders => others_live,
+            Losses::Any => true,
+        }
     }
 
     /// The process is gone, and comes back after a while.
@@ -220,6 +225,10 @@ impl World {
     }
 
     pub(crate) fn last_writer(&mut self) {
+        // Nobody forgets what the last writer has others hold.
+        if self.losses == Losses::Any && self.nodes.iter().any(|node| !node.up) {
+            return self.schedule(100 * MS, Event::LastWriter);
+        }
         self.start_client();
         self.schedule(50 * MS, Event::Verdict);
     }

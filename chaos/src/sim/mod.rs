@@ -9,7 +9,8 @@
 //! | what must hold | `checks`, `outcomes` |
 //! | a node's process; what it has at rest | `node`, `life`; `rest`, and at level `disk` the shipped journal in `journal` |
 //! | writers and takeovers | `client`, `appender`, `takeover` |
-//! | readers; uploads; trims | `reader`; `upload`; `trims` |
+//! | readers, and where the tail is; uploads; trims | `reader`, `tail`; `upload`; `trims` |
+//! | losses, and what may then be missing | `loss` |
 //! | the metadata store and its watches | `store` |
 //! | a failing schedule is made shorter | `shorten` |
 
@@ -20,6 +21,7 @@ mod events;
 mod faults;
 mod journal;
 mod life;
+mod loss;
 mod node;
 mod outcomes;
 mod reader;
@@ -29,6 +31,7 @@ mod run;
 mod schedule;
 mod shorten;
 mod store;
+mod tail;
 mod takeover;
 mod tally;
 mod trims;

@@ -42,6 +42,9 @@ impl World {
     pub(crate) fn check_outcomes(&mut self) {
         let left_open = std::mem::take(&mut self.truth.left_open);
         for left in &left_open {
+            if self.truth.is_lost(left.segment, left.batch.header.first) == Some(true) {
+                continue;
+            }
             let decided = match left.decided.unwrap_or_else(|| panic!("never decided: {left:?}")) {
                 Outcome::Unknown(_) => continue,
                 outcome => outcome == Outcome::Appended,

@@ -2,13 +2,14 @@
 //! deleted meanwhile, and over a log that is trimmed below it.
 
 use super::events::{Answer, Batch, Caller, Event, Rpc};
+use super::loss::Losses;
 use super::upload::{ObjectName, name};
 use super::world::{MS, World};
 use piculet_quorum::cursor::{Cursor, Step};
-use piculet_quorum::ids::{Index, SegmentNumber};
+use piculet_quorum::ids::{Index, Offset, SegmentNumber};
 use piculet_quorum::meta::PartRow;
 use piculet_quorum::wire::frame::Mark;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One reader, which starts at offset 0, or at the trim offset if that is later.
 pub(crate) struct Reader {
@@ -22,6 +23,10 @@ pub(crate) struct Reader {
     /// The object that is being read.
     getting: Option<ObjectName>,
     calls: BTreeMap<u64, usize>,
+    /// Segments of which it was told that something may be lost.
+    told: BTreeSet<SegmentNumber>,
+    /// Below this segment a trim has led it.
+    trimmed_to: SegmentNumber,
 }
 
 impl Reader {
@@ -34,6 +39,8 @@ impl Reader {
             row: PartRow::default(),
             getting: None,
             calls: BTreeMap::new(),
+            told: BTreeSet::new(),
+            trimmed_to: SegmentNumber(0),
         }
     }
 
@@ -100,7 +107,11 @@ impl World {
         let trim = self.store.now.trim().value.trim_offset.0;
         let first = self.store.now.first().value.first_segment;
         let next = self.readers[at].next;
-        assert!(trim >= next, "I10: what lies at {next} was deleted, the log is trimmed to {trim}");
+        // What was given up may have been read far beyond.
+        assert!(
+            trim >= next || self.losses == Losses::Any,
+            "I10: what lies at {next} was deleted, the log is trimmed to {trim}"
+        );
         let mut number = first;
         for (at, record) in self.store.now.segments(first.0) {
             number = at;
@@ -111,6 +122,7 @@ impl World {
         }
         self.run.trimmed_readers += 1;
         self.readers[at].next = trim;
+        self.readers[at].trimmed_to = number;
         self.readers[at].leave(number);
     }
 
@@ -152,6 +164,29 @@ impl World {
         self.reader_steps(at, &BTreeMap::new());
     }
 
+    /// The segment is read: the reader goes on behind it, and is told of what is lost of it.
+    fn reader_leaves(&mut self, at: usize) {
+        let reader = &mut self.readers[at];
+        let (number, cursor) = (reader.number, reader.cursor.as_ref().expect("it reads"));
+        if let Some(known) = cursor.loss() {
+            if self.store.away {
+                return;
+            }
+            let Some(segment) = self.store.now.segment(number) else { return self.reader_trimmed(at) };
+            let record = segment.value;
+            let loss = record.loss.expect("T6: a loss is never taken back");
+            assert!(loss.from <= known, "T6: the loss of segment {number} was raised");
+            let end = record.state.end().expect("a loss is of a sealed segment").end;
+            let from = cursor.next().max(loss.from);
+            if loss.acknowledged && (from < end || loss.from == end) {
+                reader.told.insert(number);
+                self.run.told_of_loss += 1;
+            }
+            reader.next = Offset::of(record.base, end).0;
+        }
+        reader.leave(number.plus(1));
+    }
+
     /// An object is read. One that has gone was trimmed; the record tells.
     pub(crate) fn reader_gets(&mut self, at: usize, wanted: ObjectName) {
         if self.readers[at].getting.take_if(|getting| *getting == wanted).is_none() {
@@ -176,16 +211,16 @@ impl World {
                 && let Some(content) = have.get(&cursor.next().0)
             {
                 let (number, index) = (reader.number, cursor.next());
-                self.truth.seen(number, index, reader.base + index.0, *content);
+                let offset = reader.base + index.0;
+                let (told, trimmed) = (&reader.told, reader.trimmed_to);
+                self.truth.check_told(offset, *content, |of| of < trimmed || told.contains(&of));
+                self.truth.seen(number, index, offset, *content);
                 cursor.shown(index.plus(1));
                 reader.next += 1;
             }
         }
         match cursor.step() {
-            Step::NextSegment => {
-                let next = reader.number.plus(1);
-                reader.leave(next);
-            }
+            Step::NextSegment => self.reader_leaves(at),
             Step::UpTo(_) if reader.getting.is_none() => {
                 let (number, next) = (reader.number, cursor.next());
                 let mut parts = reader.row.parts.iter();

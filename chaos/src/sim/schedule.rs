@@ -137,6 +137,8 @@ hazards! {
     StartLost = 80,
     /// The deletion of a trimmed segment lands late.
     TrimLate = 150,
+    /// The transaction of a loss lands late.
+    LossLate = 150,
 }
 
 /// Everything that is to go wrong in one run.

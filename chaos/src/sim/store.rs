@@ -159,7 +159,7 @@ impl Records {
 }
 
 impl Store {
-    pub(crate) fn new(level: Level) -> Self {
+    pub(crate) fn new(level: Level, allow_loss: bool) -> Self {
         let mut store = Self {
             now: Records::default(),
             history: VecDeque::new(),
@@ -169,7 +169,7 @@ impl Store {
             first_unarchived: 0,
         };
         let name = LogName::new("simulated").expect("a valid name");
-        let create = CreateLog { name, log: LOG, durability: level, allow_loss: false };
+        let create = CreateLog { name, log: LOG, durability: level, allow_loss };
         assert!(matches!(store.apply(&create.txn()), TxnOutcome::Applied(_)));
         store
     }

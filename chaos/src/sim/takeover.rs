@@ -3,6 +3,7 @@
 use super::appender::Appender;
 use super::client::Stage;
 use super::events::{Answer, Batch, Caller, ClientIx, Meta, MetaAnswer, NodeIx, Rpc};
+use super::loss::Losses;
 use super::store::LOG;
 use super::world::{MS, World};
 use piculet_quorum::batch::BatchEnd;
@@ -158,8 +159,11 @@ impl World {
                 let options = RecoveryOptions { grace: Span::millis(20), silence: Span::millis(300) };
                 let nodes = takeover.nodes.clone();
                 let segment = (number, open.record.clone());
-                takeover.recovery =
-                    Some(Recovery::new(now, options, LOG, epoch, segment, open.archived, nodes));
+                let mut recovery = Recovery::new(now, options, LOG, epoch, segment, open.archived, nodes);
+                if let Some(config) = view.allows_loss() {
+                    recovery.allow_loss(now, config);
+                }
+                takeover.recovery = Some(recovery);
                 self.drive_recovery(me);
             }
             None if self.taking_over(me).park => self.end_client(me),
@@ -242,8 +246,13 @@ impl World {
                 let open = self.store.now.segment(SegmentNumber(newest));
                 let open = open.is_some_and(|segment| segment.value.state == SegmentState::Open);
                 let mine = self.store.now.log().value.writer == Nonce(self.taking_over(me).writer);
-                assert!(!(open && mine), "I11: lost, although {moved:?} are within the budget");
                 self.taking_over(me).recovery = None;
+                if self.losses == Losses::Any {
+                    self.ask_for_leave();
+                    let at = self.now + 50 * MS;
+                    return self.wake_at(me, Some(at));
+                }
+                assert!(!(open && mine), "I11: lost, although {moved:?} are within the budget");
                 self.look(me, SegmentNumber(0));
             }
             RecoveryOutcome::Alarm(why) => panic!("I6: {why}"),

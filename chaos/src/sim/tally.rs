@@ -52,5 +52,11 @@ tally! {
     deletions: "segments deleted",
     trimmed_readers: "readers that were told of a trim",
     found: "appends of fenced writers that were found",
+    losses: "losses of acknowledged entries",
+    given_up: "acknowledged entries given up",
+    t6: "losses recorded of sealed segments",
+    told_of_loss: "readers told of a possible loss",
+    skips: "parts that stand for a loss",
+    tails: "answers where the tail is",
     cut_off: "appends of fenced writers that were cut off",
 }

@@ -13,7 +13,7 @@ use piculet_quorum::meta::{
 use std::collections::BTreeMap;
 
 /// The name of a part, which says what is in it.
-pub(crate) type ObjectName = (SegmentNumber, Index, Index, Chain);
+pub(crate) type ObjectName = (SegmentNumber, Index, Index, Chain, bool);
 
 /// The object store.
 pub(crate) type Objects = BTreeMap<ObjectName, Vec<u64>>;
@@ -42,6 +42,9 @@ impl World {
                 ArchiverStep::Wait(_) => {}
                 ArchiverStep::Stand => self.stand(at, number),
                 ArchiverStep::Resign => self.resign(at, number),
+                ArchiverStep::Upload(from, _) if self.is_lost_from(at, number, from) => {
+                    self.start_skip(at, number);
+                }
                 ArchiverStep::Upload(from, to) => self.start_upload(at, number, from, to),
                 ArchiverStep::MarkArchived => {
                     let Some(read) = self.store.now.segment(number) else { continue };
@@ -62,7 +65,13 @@ impl World {
         let node = &self.nodes[at];
         let record = node.replica.record(number)?;
         let archived = node.replica.archived(number)?.end;
+        let kept = node.rest.runs.get(&number)?;
         let uploadable = node.replica.uploadable(number)?;
+        let uploadable = if kept.start == archived { uploadable.max(archived) } else { archived };
+        let end = record.state.end().map(|at| at.end);
+        // What is lost needs nobody who holds anything.
+        let skip = end.filter(|end| self.is_lost_from(at, number, archived) && archived < *end);
+        let uploadable = skip.unwrap_or(uploadable);
         let place = record.ensemble.iter().position(|member| member.node == node.id)? as u64;
         let elected = node.mirror.get(&Key::Flush(LOG, number)).map(|flush| {
             let Record::Flush(FlushRecord { uploader }) = &flush.value else { panic!("not a flush record") };
@@ -76,7 +85,7 @@ impl World {
             archived,
             uploadable,
             bytes: uploadable.0.saturating_sub(archived.0) * 100,
-            end: record.state.end().map(|at| at.end),
+            end,
             urgent: node.short() || self.healing,
             rank: (place + number.0) % record.ensemble.len() as u64,
             sole,
@@ -121,7 +130,33 @@ impl World {
         let contents: Vec<u64> =
             batches.iter().flat_map(|batch| batch.entries()).map(|(_, content)| content).collect();
         let part = PartRecord { at: end, bytes: contents.len() as u64 * 100, encoder: 1, skip: false };
-        let upload = Upload { segment, first: from, part, contents };
+        self.send_upload(at, Upload { segment, first: from, part, contents });
+    }
+
+    /// Whether everything of a segment from an index on is lost, as far as a node knows.
+    fn is_lost_from(&self, at: NodeIx, number: SegmentNumber, index: Index) -> bool {
+        let record = self.nodes[at].replica.record(number);
+        record.is_some_and(|record| record.loss.is_some() && record.kept() == Some(index))
+    }
+
+    /// What stands for a loss is uploaded by any node, whether it holds anything of the segment or not,
+    /// once all that is left is archived.
+    pub(crate) fn start_skip(&mut self, at: NodeIx, segment: SegmentNumber) {
+        let node = &self.nodes[at];
+        let ready = node.up && !node.paused && !node.uploads.busy.contains(&segment) && !self.store.away;
+        let Some(record) = self.store.now.segment(segment).filter(|_| ready).map(|found| found.value) else {
+            return;
+        };
+        let SegmentState::Sealed(seal) = &record.state else { return };
+        let archived = self.store.now.archived(segment, &record).end;
+        if record.loss.is_some() && record.kept() == Some(archived) && archived < seal.at.end {
+            let part = PartRecord { at: seal.at, bytes: 0, encoder: 1, skip: true };
+            self.send_upload(at, Upload { segment, first: archived, part, contents: Vec::new() });
+        }
+    }
+
+    fn send_upload(&mut self, at: NodeIx, upload: Upload) {
+        let segment = upload.segment;
         let put = self.put();
         self.nodes[at].uploads.busy.push(segment);
         let most = if self.strikes(Hazard::PutSlow) { 1_500 * MS } else { 40 * MS };
@@ -158,7 +193,7 @@ impl World {
     /// An upload reaches the store. One whose name is there already must be the same.
     pub(crate) fn put_arrives(&mut self, upload: Upload) {
         let Upload { segment, first, part, contents } = upload;
-        let name = (segment, first, part.at.end, part.at.chain);
+        let name = object_name(segment, first, &part);
         self.run.repeated_puts += u64::from(self.objects.contains_key(&name));
         let known = self.objects.entry(name).or_insert_with(|| contents.clone());
         assert_eq!(*known, contents, "I5: one name of a part, two contents");
@@ -171,7 +206,7 @@ impl World {
             return;
         }
         // After a time-out a node looks, and never assumes.
-        let name = (segment, first, part.at.end, part.at.chain);
+        let name = object_name(segment, first, &part);
         let there = match put {
             Put::Told => true,
             Put::Refused => false,
@@ -185,7 +220,9 @@ impl World {
         };
         let row = self.store.now.row(segment);
         let over = matches!(read.value.state, SegmentState::Archived(_));
-        if over || row.archived() != first {
+        // Something may have been lost while it was under way.
+        let lost = !part.skip && read.value.kept().is_some_and(|kept| part.at.end > kept);
+        if over || lost || row.archived() != first {
             return self.upload_ended(at, segment, true);
         }
         let before = row.last();
@@ -237,5 +274,10 @@ impl World {
 
 /// The name of a recorded part.
 pub(crate) fn name(segment: SegmentNumber, first: Index, part: &Versioned<PartRecord>) -> ObjectName {
-    (segment, first, part.value.at.end, part.value.at.chain)
+    object_name(segment, first, &part.value)
+}
+
+/// What stands for a loss has another name than the entries that somebody may still put there.
+fn object_name(segment: SegmentNumber, first: Index, part: &PartRecord) -> ObjectName {
+    (segment, first, part.at.end, part.at.chain, part.skip)
 }

@@ -4,11 +4,13 @@ use super::checks::Truth;
 use super::client::Client;
 use super::events::{Caller, ClientIx, Conn, Down, Event, NodeIx, Up};
 use super::faults::Faults;
+use super::loss::{Losses, Search};
 use super::node::Node;
 use super::reader::Reader;
 use super::rng::Rng;
 use super::schedule::{FAULTS_END, Hazard, Hazards, Schedule};
 use super::store::Store;
+use super::tail::TailSearch;
 use super::tally::Tally;
 use super::upload::Objects;
 use piculet_quorum::archiver::FlushOptions;
@@ -67,6 +69,11 @@ pub(crate) struct World {
     pub(crate) flush: FlushOptions,
     pub(crate) run: Tally,
     pub(crate) healing: bool,
+    pub(crate) losses: Losses,
+    pub(crate) loss_search: Option<Search>,
+    pub(crate) tail: TailSearch,
+    /// Whether an operator has been asked to let the log lose entries.
+    pub(crate) leave_asked: bool,
     pub(crate) next_id: u64,
     trace: DefaultHasher,
     recorder: Option<Recorder>,
@@ -93,6 +100,7 @@ impl World {
             interval,
             interval_max: Span(interval.0 * rng.between(1, 5)),
         };
+        let (losses, allowed) = Losses::of(schedule.seed);
         let mut world = Self {
             now: START,
             sequence: 0,
@@ -101,7 +109,7 @@ impl World {
             level,
             hazards: schedule.hazards(),
             schedule,
-            store: Store::new(level),
+            store: Store::new(level, allowed),
             objects: Objects::default(),
             nodes: Vec::new(),
             clients: Vec::new(),
@@ -113,6 +121,10 @@ impl World {
             flush,
             run: Tally::default(),
             healing: false,
+            losses,
+            loss_search: None,
+            tail: TailSearch::default(),
+            leave_asked: false,
             next_id: 0,
             trace: DefaultHasher::new(),
             recorder,
@@ -133,6 +145,10 @@ impl World {
         self.start_client();
         self.readers.push(Reader::new());
         self.schedule(0, Event::ReaderTick { reader: 0 });
+        self.schedule(5 * MS, Event::TailTick);
+        if self.losses != Losses::Budget {
+            self.schedule(100 * MS, Event::LossTick);
+        }
         if self.rng.chance(500) {
             self.schedule(500 * MS, Event::TrimTick);
             self.schedule(500 * MS, Event::CleanTick);
@@ -252,7 +268,7 @@ impl World {
                 self.schedule(20 * MS, Event::Verdict);
                 continue;
             }
-            let reads_only = caller_of(&event).is_some_and(|caller| matches!(caller, Caller::Reader(_)));
+            let reads_only = caller_of(&event).is_some_and(only_reads);
             self.happen(*event);
             if !reads_only {
                 self.check();
@@ -312,6 +328,10 @@ impl World {
             Event::CleanTick => self.clean_tick(),
             Event::CleanLands { txn, objects } => self.clean_lands(&txn, objects),
             Event::ObjectsDeleted { objects } => self.objects_deleted(&objects),
+            Event::TailTick => self.tail_tick(),
+            Event::LossTick => self.loss_tick(),
+            Event::LossLands { proposal } => self.loss_lands(&proposal),
+            Event::LeaveGiven => self.leave_given(),
             Event::StartLands { txn } => self.start_lands(&txn),
             Event::LeaseExpires { lease } => self.store.end_lease(lease),
             Event::Fault { at } => self.fault(at),
@@ -330,9 +350,9 @@ impl World {
 
 /// What happens all the time and changes little is not shown.
 fn routine(event: &Event) -> bool {
-    matches!(event, Event::NodeTick { .. } | Event::ReaderTick { .. } | Event::Verdict)
-        || matches!(event, Event::Call { caller: Caller::Reader(_), .. })
-        || matches!(event, Event::Answered { caller: Caller::Reader(_), .. })
+    matches!(event, Event::NodeTick { .. } | Event::ReaderTick { .. } | Event::LossTick | Event::Verdict)
+        || matches!(event, Event::TailTick)
+        || caller_of(event).is_some_and(only_reads)
 }
 
 /// The node whose process handles the event.
@@ -357,8 +377,13 @@ fn caller_of(event: &Event) -> Option<Caller> {
     match event {
         Event::Call { caller, .. } | Event::Answered { caller, .. } => Some(*caller),
         Event::ReaderTick { reader } | Event::ReaderGets { reader, .. } => Some(Caller::Reader(*reader)),
+        Event::TailTick => Some(Caller::Tail),
         _ => None,
     }
+}
+
+fn only_reads(caller: Caller) -> bool {
+    matches!(caller, Caller::Reader(_) | Caller::Tail)
 }
 
 /// The client whose process handles the event.
