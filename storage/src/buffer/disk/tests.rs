@@ -49,6 +49,23 @@ fn read(buffer: &SegmentBuffer) -> Vec<u8> {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_is_no_damage() {
+    for name in ["identity", "health", "journal-0000000000000001"] {
+        let dir = dir();
+        let (buffer, _) = start(found(dir.path()));
+        drop(buffer);
+        let (path, kept) = (dir.path().join(name), dir.path().join("kept"));
+        std::fs::rename(&path, &kept).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let error = Found::disk(dir.path(), &SMALL, CLUSTER).unwrap_err();
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::rename(&kept, &path).unwrap();
+        assert_eq!(found(dir.path()).damage(), None, "it goes on when the system lets it");
+    }
+}
+
+#[test]
 fn what_was_put_at_rest_is_taken_up_by_the_next_process_in_the_same_incarnation() {
     let dir = dir();
     let path = dir.path().join("deep/er");
