@@ -17,7 +17,6 @@ use piculet_quorum::archiver::{ArchiverStep, Sight};
 use piculet_quorum::ids::{Index, Level, LogId, NodeId, SegmentNumber};
 use piculet_quorum::meta::{SegmentRecord, SegmentState};
 use piculet_quorum::replica::Replica;
-use piculet_storage::Buffer;
 use std::sync::Arc;
 use std::time::Duration;
 use steps::{Job, Worked};
@@ -170,14 +169,10 @@ fn is_lost_from(local: &LocalSegment, index: Index) -> bool {
     record.loss.is_some() && record.kept() == Some(index)
 }
 
-/// Whether waiting is out of place: the node is about to stop, or its buffer of this level is more
-/// than three quarters full.
+/// Whether waiting is out of place: the node is about to stop, or its buffer of this level is nearly
+/// full.
 fn urgent(core: &Core, level: Level) -> bool {
-    let nearly_full = |buffer: &Arc<Buffer>| {
-        let arena = buffer.arena();
-        arena.used_bytes() > arena.capacity_bytes() / 4 * 3
-    };
-    core.draining() || core.buffer(level).is_some_and(nearly_full)
+    core.draining() || core.buffer(level).is_some_and(|buffer| buffer.nearly_full())
 }
 
 /// Whether a segment needs no look: it is open, and everything in it is archived.

@@ -343,6 +343,13 @@ impl Buffer {
         &self.arena
     }
 
+    /// Whether more than three quarters of its memory are lent, or of what its journal may take in use.
+    #[must_use]
+    pub fn nearly_full(&self) -> bool {
+        let lent = self.arena.used_bytes() > self.arena.capacity_bytes() / 4 * 3;
+        lent || matches!(&self.rest, Rest::Disk(journal) if journal.nearly_full())
+    }
+
     /// An empty segment whose first entry will have index `start`; `before` is what lies before it.
     /// Nothing of it is at rest until its first batch.
     #[must_use]
