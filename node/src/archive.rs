@@ -12,6 +12,7 @@ mod upload;
 pub(crate) use skip::complete;
 
 use crate::core::Core;
+use crate::lives::Lives;
 use crate::logs::{LocalSegment, Log};
 use piculet_quorum::archiver::{ArchiverStep, Sight};
 use piculet_quorum::ids::{Index, Level, LogId, NodeId, SegmentNumber};
@@ -102,6 +103,8 @@ impl Archive {
         let (now, urgent) = (self.core.clock.now(), urgent(&self.core, log.level));
         let mut state = log.lock();
         let state = &mut *state;
+        let core = Arc::clone(&self.core);
+        let lives = core.lives.lock();
         for (number, local) in &mut state.segments {
             if local.archiving || idle(local) {
                 continue;
@@ -110,9 +113,9 @@ impl Archive {
                 self.crowded = true;
                 return;
             }
-            let Some(sight) = sight(&self.core, log.id, *number, &state.replica, local, urgent) else {
-                continue;
-            };
+            let Some(mut sight) = sight(&core, log.id, *number, &state.replica, local) else { continue };
+            look_for_lost(&core, &lives, local, &mut sight);
+            sight.urgent |= urgent;
             let job = match local.archiver.step(now, &sight) {
                 ArchiverStep::Wait(_) => None,
                 ArchiverStep::Upload(..) if self.uploads >= UPLOADS_MAX => {
@@ -187,7 +190,6 @@ fn sight(
     number: SegmentNumber,
     replica: &Replica,
     local: &LocalSegment,
-    urgent: bool,
 ) -> Option<Sight> {
     let archived = replica.archived(number)?.end;
     let buffer = &local.buffer;
@@ -211,11 +213,21 @@ fn sight(
         uploadable,
         bytes,
         end,
-        urgent,
+        urgent: false,
         rank: rank(&core.id, log, number, record),
         sole,
         elected: local.uploader.as_ref().map(|(uploader, _)| *uploader == core.member(record.level)),
+        forsaken: false,
     })
+}
+
+/// Adds what follows from members that are lost: until what the others hold is archived, it is there
+/// once less than it should be.
+fn look_for_lost(core: &Core, lives: &Lives, local: &LocalSegment, sight: &mut Sight) {
+    let (now, segment) = (core.clock.now(), &local.record.value);
+    sight.urgent = lives.lost(now, &core.id, segment).next().is_some();
+    let uploader = local.uploader.as_ref().map(|(uploader, _)| uploader);
+    sight.forsaken = uploader.is_some_and(|uploader| lives.is_lost(now, segment.level, uploader));
 }
 
 /// How many members come before this one in the order of election, which differs from segment to

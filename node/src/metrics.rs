@@ -57,6 +57,7 @@ struct Metrics {
     buffers: BTreeMap<Level, BufferMetrics>,
     logs: Gauge,
     segments: Gauge,
+    degraded: Gauge,
     uploading: Gauge,
     ready: Gauge,
     draining: Gauge,
@@ -249,6 +250,11 @@ impl Metrics {
             buffers: Level::BUFFERED.map(|level| (level, BufferMetrics::of(level))).into(),
             logs: measured("piculet_logs", Unit::Count, "Logs in the node's table"),
             segments: measured("piculet_segments", Unit::Count, "Segments that are held"),
+            degraded: measured(
+                "piculet_segments_degraded",
+                Unit::Count,
+                "Segments with a lost member and entries that are not archived",
+            ),
             uploading: measured("piculet_uploading", Unit::Count, "Segments that this node uploads"),
             ready: measured("piculet_ready", Unit::Count, "1 when the node is ready"),
             draining: measured("piculet_draining", Unit::Count, "1 when the node is about to stop"),
@@ -264,11 +270,14 @@ impl Metrics {
 
     fn refresh(&self, core: &Core) {
         let flag = |value: bool| f64::from(u8::from(value));
-        let (mut logs, mut segments, mut uploading) = (0_u32, 0_u32, 0_u32);
+        let (mut logs, mut segments, mut degraded, mut uploading) = (0_u32, 0_u32, 0_u32, 0_u32);
+        let now = core.clock.now();
         for log in core.logs.all() {
             logs += 1;
             for local in log.lock().segments.values() {
+                let lost = core.lives.lock().lost(now, &core.id, &local.record.value).next().is_some();
                 segments += 1;
+                degraded += u32::from(lost && local.has_unarchived());
                 uploading += u32::from(local.uploaded_by(&core.member(log.level)));
             }
         }
@@ -280,6 +289,7 @@ impl Metrics {
         }
         self.logs.set(logs);
         self.segments.set(segments);
+        self.degraded.set(degraded);
         self.uploading.set(uploading);
         self.ready.set(flag(core.readiness.missing().is_empty() && !core.draining()));
         self.draining.set(flag(core.draining()));

@@ -14,5 +14,6 @@ mod loss;
 mod object_store;
 mod read;
 mod refusals;
+mod replaced;
 mod strangers;
 mod takeover;
