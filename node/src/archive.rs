@@ -8,8 +8,10 @@ mod steps;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod waiting;
 
 pub(crate) use skip::complete;
+pub use waiting::Waiting;
 
 use crate::core::Core;
 use crate::lives::Lives;
@@ -155,11 +157,24 @@ impl Archive {
             });
         self.uploads -= usize::from(upload);
         if let Some(local) = log.lock().segments.get_mut(&number) {
+            let now = self.core.clock.now();
             local.archiving = false;
             match worked {
-                Worked::Yes => local.archiver.succeeded(),
-                Worked::No => local.archiver.failed(self.core.clock.now()),
-                Worked::Waits => local.archiver.waits(self.core.clock.now()),
+                Worked::Yes => {
+                    local.archiver.succeeded();
+                    local.waiting.is_over();
+                }
+                Worked::No => local.archiver.failed(now),
+                Worked::Waits => {
+                    local.archiver.waits(now);
+                    if local.waiting.goes_on(now) {
+                        tracing::warn!(
+                            log = %log.id, segment = %number, before = %SegmentNumber(number.0.saturating_sub(1)),
+                            "cannot archive a segment until the one before it is archived, and has waited for a minute: \
+                             the log has producers; find out what keeps the one before"
+                        );
+                    }
+                }
             }
         }
         self.look(&log);

@@ -58,6 +58,7 @@ struct Metrics {
     logs: Gauge,
     segments: Gauge,
     degraded: Gauge,
+    waiting: Gauge,
     uploading: Gauge,
     ready: Gauge,
     draining: Gauge,
@@ -253,7 +254,12 @@ impl Metrics {
             degraded: measured(
                 "piculet_segments_degraded",
                 Unit::Count,
-                "Segments with a lost member and entries that are not archived",
+                "Segments with a lost member that are not archived whole",
+            ),
+            waiting: measured(
+                "piculet_segments_waiting",
+                Unit::Count,
+                "Segments whose upload waits for the segment before",
             ),
             uploading: measured("piculet_uploading", Unit::Count, "Segments that this node uploads"),
             ready: measured("piculet_ready", Unit::Count, "1 when the node is ready"),
@@ -270,14 +276,17 @@ impl Metrics {
 
     fn refresh(&self, core: &Core) {
         let flag = |value: bool| f64::from(u8::from(value));
-        let (mut logs, mut segments, mut degraded, mut uploading) = (0_u32, 0_u32, 0_u32, 0_u32);
+        let (mut logs, mut segments, mut uploading) = (0_u32, 0_u32, 0_u32);
+        let (mut degraded, mut waiting) = (0_u32, 0_u32);
         let now = core.clock.now();
         for log in core.logs.all() {
             logs += 1;
             for local in log.lock().segments.values() {
+                // Also one of which all is archived: with one more lost nobody could tell where it ends.
                 let lost = core.lives.lock().lost(now, &core.id, &local.record.value).next().is_some();
                 segments += 1;
-                degraded += u32::from(lost && local.has_unarchived());
+                waiting += u32::from(local.waiting.waits());
+                degraded += u32::from(lost);
                 uploading += u32::from(local.uploaded_by(&core.member(log.level)));
             }
         }
@@ -290,6 +299,7 @@ impl Metrics {
         self.logs.set(logs);
         self.segments.set(segments);
         self.degraded.set(degraded);
+        self.waiting.set(waiting);
         self.uploading.set(uploading);
         self.ready.set(flag(core.readiness.missing().is_empty() && !core.draining()));
         self.draining.set(flag(core.draining()));

@@ -291,7 +291,9 @@ async fn a_script_that_is_repeated_appends_once_at_an_expected_offset() {
     done.ok();
     assert!(done.err.contains("offsets 0 to 2"), "{}", done.err);
     site.run(&append, b"one\ntwo\n").await.failed(13, &["offset 2", "0 was expected"]);
-    site.run(&["append", "starts", "--expected-offset", "9"], b"nine\n").await.failed(13, &["offset 2", "9 was expected"]);
+    site.run(&["append", "starts", "--expected-offset", "9"], b"nine\n")
+        .await
+        .failed(13, &["offset 2", "9 was expected"]);
     let refused =
         site.run(&["--output", "json", "append", "starts", "--expected-offset", "0"], b"one\n").await;
     refused.failed(13, &["offset-mismatch"]);
