@@ -5,6 +5,7 @@ mod append;
 mod bad_input;
 mod cli;
 mod config;
+mod disk_failure;
 mod durability;
 mod failover;
 mod full_buffer;
