@@ -8,16 +8,18 @@ mod steps;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod waiting;
 
 pub(crate) use skip::complete;
+pub use waiting::Waiting;
 
 use crate::core::Core;
+use crate::lives::Lives;
 use crate::logs::{LocalSegment, Log};
 use piculet_quorum::archiver::{ArchiverStep, Sight};
 use piculet_quorum::ids::{Index, Level, LogId, NodeId, SegmentNumber};
 use piculet_quorum::meta::{SegmentRecord, SegmentState};
 use piculet_quorum::replica::Replica;
-use piculet_storage::Buffer;
 use std::sync::Arc;
 use std::time::Duration;
 use steps::{Job, Worked};
@@ -103,6 +105,8 @@ impl Archive {
         let (now, urgent) = (self.core.clock.now(), urgent(&self.core, log.level));
         let mut state = log.lock();
         let state = &mut *state;
+        let core = Arc::clone(&self.core);
+        let lives = core.lives.lock();
         for (number, local) in &mut state.segments {
             if local.archiving || idle(local) {
                 continue;
@@ -111,9 +115,9 @@ impl Archive {
                 self.crowded = true;
                 return;
             }
-            let Some(sight) = sight(&self.core, log.id, *number, &state.replica, local, urgent) else {
-                continue;
-            };
+            let Some(mut sight) = sight(&core, log.id, *number, &state.replica, local) else { continue };
+            look_for_lost(&core, &lives, local, &mut sight);
+            sight.urgent |= urgent;
             let job = match local.archiver.step(now, &sight) {
                 ArchiverStep::Wait(_) => None,
                 ArchiverStep::Upload(..) if self.uploads >= UPLOADS_MAX => {
@@ -153,11 +157,24 @@ impl Archive {
             });
         self.uploads -= usize::from(upload);
         if let Some(local) = log.lock().segments.get_mut(&number) {
+            let now = self.core.clock.now();
             local.archiving = false;
             match worked {
-                Worked::Yes => local.archiver.succeeded(),
-                Worked::No => local.archiver.failed(self.core.clock.now()),
-                Worked::Waits => local.archiver.waits(self.core.clock.now()),
+                Worked::Yes => {
+                    local.archiver.succeeded();
+                    local.waiting.is_over();
+                }
+                Worked::No => local.archiver.failed(now),
+                Worked::Waits => {
+                    local.archiver.waits(now);
+                    if local.waiting.goes_on(now) {
+                        tracing::warn!(
+                            log = %log.id, segment = %number, before = %SegmentNumber(number.0.saturating_sub(1)),
+                            "cannot archive a segment until the one before it is archived, and has waited for a minute: \
+                             the log has producers; find out what keeps the one before"
+                        );
+                    }
+                }
             }
         }
         self.look(&log);
@@ -170,14 +187,10 @@ fn is_lost_from(local: &LocalSegment, index: Index) -> bool {
     record.loss.is_some() && record.kept() == Some(index)
 }
 
-/// Whether waiting is out of place: the node is about to stop, or its buffer of this level is more
-/// than three quarters full.
+/// Whether waiting is out of place: the node is about to stop, or its buffer of this level is nearly
+/// full.
 fn urgent(core: &Core, level: Level) -> bool {
-    let nearly_full = |buffer: &Arc<Buffer>| {
-        let arena = buffer.arena();
-        arena.used_bytes() > arena.capacity_bytes() / 4 * 3
-    };
-    core.draining() || core.buffer(level).is_some_and(nearly_full)
+    core.draining() || core.buffer(level).is_some_and(|buffer| buffer.nearly_full())
 }
 
 /// Whether a segment needs no look: it is open, and everything in it is archived.
@@ -192,7 +205,6 @@ fn sight(
     number: SegmentNumber,
     replica: &Replica,
     local: &LocalSegment,
-    urgent: bool,
 ) -> Option<Sight> {
     let archived = replica.archived(number)?.end;
     let buffer = &local.buffer;
@@ -216,11 +228,21 @@ fn sight(
         uploadable,
         bytes,
         end,
-        urgent,
+        urgent: false,
         rank: rank(&core.id, log, number, record),
         sole,
         elected: local.uploader.as_ref().map(|(uploader, _)| *uploader == core.member(record.level)),
+        forsaken: false,
     })
+}
+
+/// Adds what follows from members that are lost: until what the others hold is archived, it is there
+/// once less than it should be.
+fn look_for_lost(core: &Core, lives: &Lives, local: &LocalSegment, sight: &mut Sight) {
+    let (now, segment) = (core.clock.now(), &local.record.value);
+    sight.urgent = lives.lost(now, &core.id, segment).next().is_some();
+    let uploader = local.uploader.as_ref().map(|(uploader, _)| uploader);
+    sight.forsaken = uploader.is_some_and(|uploader| lives.is_lost(now, segment.level, uploader));
 }
 
 /// How many members come before this one in the order of election, which differs from segment to

@@ -3,6 +3,7 @@
 use crate::cleanup;
 use crate::config::NodeConfig;
 use crate::health::Health;
+use crate::lives::Lives;
 use crate::logs::Logs;
 use crate::membership::Life;
 use crate::metrics;
@@ -46,8 +47,9 @@ pub struct Core {
     pub clock: Clock,
     /// What it still needs before it can be used.
     pub readiness: Readiness,
-    /// The current life of every node's buffers, as far as the node's watch has shown it.
-    pub lives: Mutex<BTreeMap<(NodeId, Level), Incarnation>>,
+    /// The current life of every node's buffers, as far as the node's watch has shown it. Locked after a
+    /// log, where both are.
+    pub lives: Mutex<Lives>,
     /// Segments of which something is lost, and that are perhaps held by nobody any more.
     pub orphans: Mutex<BTreeSet<(LogId, SegmentNumber)>>,
     /// Logs whose settings have begun to allow a loss: what waits for that need not wait longer.

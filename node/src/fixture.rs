@@ -26,7 +26,8 @@ use piculet_quorum::meta::seal::{CreateOne, SealOne, SealSegment};
 use piculet_quorum::meta::takeover::TakeOver;
 use piculet_quorum::meta::trim::TrimLog;
 use piculet_quorum::meta::{
-    IncarnationRecord, Key, Range, SegmentEnd, SegmentState, Snapshot, Txn, TxnOutcome, register,
+    IncarnationRecord, Key, NodeRecord, NodeState, Range, Record, SegmentEnd, SegmentState, Snapshot, Txn,
+    TxnOutcome, Write, register,
 };
 use piculet_quorum::producers::Producer;
 use piculet_quorum::replica::Session;
@@ -150,6 +151,22 @@ impl Fixture {
         let (incarnation, txn) = register::next_life(&core.id, Level::Memory, read.as_ref(), nonce);
         applied(&self.meta, &txn).await;
         IncarnationRecord { incarnation, nonce }
+    }
+
+    /// Puts the record of a node that does nothing, for as long as the lease lives.
+    pub(crate) async fn register(&self, core: &Core) -> Lease {
+        let lease = self.meta.grant(core.config.lease_ttl()).await.unwrap();
+        let record = NodeRecord {
+            incarnations: core.incarnations(),
+            addresses: core.config.advertise.clone(),
+            admin: core.config.admin.to_string(),
+            state: NodeState::Active,
+            version: String::new(),
+        };
+        let mut txn = Txn::default();
+        txn.writes.push(Write::PutLeased(Key::Node(core.id.clone()), Record::Node(record), lease.id()));
+        applied(&self.meta, &txn).await;
+        lease
     }
 
     pub(crate) async fn snapshot(&self) -> Snapshot {

@@ -8,6 +8,7 @@
 //! | what does it know of the metadata | [`view`] |
 //! | how do entries get into object storage | [`archive`]; with what table of producers, `producers` |
 //! | who seals a log whose writer has gone | [`abandoned`], through [`peers`] |
+//! | which members are lost | [`lives`] |
 //! | who deletes what was trimmed or deleted | [`cleanup`] |
 //! | who serves clients | [`server`] |
 //! | what does the command line do | [`cli`], [`bench`], [`demo`] |
@@ -25,6 +26,7 @@ pub mod config;
 pub mod core;
 pub mod demo;
 pub mod health;
+pub mod lives;
 pub mod local;
 pub mod logs;
 pub mod membership;

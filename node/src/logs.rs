@@ -18,6 +18,7 @@ pub use fences::Fence;
 pub use kept::{TakeUpError, TakenUp};
 pub(crate) use learn::extend;
 
+use crate::archive::Waiting;
 use crate::core::Core;
 use dashmap::DashMap;
 use parking_lot::{Mutex, MutexGuard};
@@ -96,6 +97,8 @@ pub struct LocalSegment {
     pub archiver: Archiver,
     /// Whether an upload, or another step of the archiver, is under way.
     pub archiving: bool,
+    /// Whether its upload waits for the segment before.
+    pub waiting: Waiting,
     /// The table of producers at the end of the part that this node uploaded last.
     pub producers: Option<(Index, Producers)>,
     /// What this node has had of its writer.
@@ -231,6 +234,7 @@ impl LocalSegment {
             seen_at: StoreRevision::default(),
             archiver: Archiver::new(core.config.flush.options()),
             archiving: false,
+            waiting: Waiting::default(),
             producers: None,
             writer: WriterSight { gone_since: Some(core.clock.now()), peer: None },
         }

@@ -57,6 +57,8 @@ struct Metrics {
     buffers: BTreeMap<Level, BufferMetrics>,
     logs: Gauge,
     segments: Gauge,
+    degraded: Gauge,
+    waiting: Gauge,
     uploading: Gauge,
     ready: Gauge,
     draining: Gauge,
@@ -249,6 +251,16 @@ impl Metrics {
             buffers: Level::BUFFERED.map(|level| (level, BufferMetrics::of(level))).into(),
             logs: measured("piculet_logs", Unit::Count, "Logs in the node's table"),
             segments: measured("piculet_segments", Unit::Count, "Segments that are held"),
+            degraded: measured(
+                "piculet_segments_degraded",
+                Unit::Count,
+                "Segments with a lost member that are not archived whole",
+            ),
+            waiting: measured(
+                "piculet_segments_waiting",
+                Unit::Count,
+                "Segments whose upload waits for the segment before",
+            ),
             uploading: measured("piculet_uploading", Unit::Count, "Segments that this node uploads"),
             ready: measured("piculet_ready", Unit::Count, "1 when the node is ready"),
             draining: measured("piculet_draining", Unit::Count, "1 when the node is about to stop"),
@@ -265,10 +277,16 @@ impl Metrics {
     fn refresh(&self, core: &Core) {
         let flag = |value: bool| f64::from(u8::from(value));
         let (mut logs, mut segments, mut uploading) = (0_u32, 0_u32, 0_u32);
+        let (mut degraded, mut waiting) = (0_u32, 0_u32);
+        let now = core.clock.now();
         for log in core.logs.all() {
             logs += 1;
             for local in log.lock().segments.values() {
+                // Also one of which all is archived: with one more lost nobody could tell where it ends.
+                let lost = core.lives.lock().lost(now, &core.id, &local.record.value).next().is_some();
                 segments += 1;
+                waiting += u32::from(local.waiting.waits());
+                degraded += u32::from(lost);
                 uploading += u32::from(local.uploaded_by(&core.member(log.level)));
             }
         }
@@ -280,6 +298,8 @@ impl Metrics {
         }
         self.logs.set(logs);
         self.segments.set(segments);
+        self.degraded.set(degraded);
+        self.waiting.set(waiting);
         self.uploading.set(uploading);
         self.ready.set(flag(core.readiness.missing().is_empty() && !core.draining()));
         self.draining.set(flag(core.draining()));

@@ -66,6 +66,8 @@ struct SegmentStatus {
     parts: usize,
     held_bytes: u64,
     uploader: Option<NodeId>,
+    /// Members that are lost.
+    lost: Vec<NodeId>,
 }
 
 impl Core {
@@ -108,7 +110,7 @@ impl Core {
             metadata_revision: self.applied(),
             buffers: self.buffers().map(|(level, live)| (level, buffer_status(live))).collect(),
             cpu_nanos: metrics::cpu_nanos(),
-            logs: logs.iter().map(|log| log_status(log)).collect(),
+            logs: logs.iter().map(|log| self.log_status(log)).collect(),
         }
     }
 }
@@ -119,29 +121,32 @@ fn buffer_status(live: &LiveBuffer) -> BufferStatus {
     BufferStatus { incarnation: live.life.incarnation, bytes, used }
 }
 
-fn log_status(log: &Log) -> LogStatus {
-    let state = log.lock();
-    let segment = |(number, local): (&SegmentNumber, &LocalSegment)| SegmentStatus {
-        segment: *number,
-        epoch: local.record.value.epoch,
-        base: local.record.value.base,
-        state: match &local.record.value.state {
-            SegmentState::Open => "open",
-            SegmentState::Sealed(_) => "sealed",
-            SegmentState::Archived(_) => "archived",
-        },
-        end: local.record.value.state.end().map(|at| at.end),
-        settled: local.record.value.settled(),
-        marks: state.replica.marks(*number).unwrap_or_default(),
-        archived: local.row.archived(),
-        parts: local.row.parts.len(),
-        held_bytes: local.buffer.held_bytes(),
-        uploader: local.uploader.as_ref().map(|(uploader, _)| uploader.node.clone()),
-    };
-    LogStatus {
-        log: format!("{:016x}", log.id.0),
-        level: log.level,
-        fence_epoch: state.replica.fence_epoch(),
-        segments: state.segments.iter().map(segment).collect(),
+impl Core {
+    fn log_status(&self, log: &Log) -> LogStatus {
+        let (now, state) = (self.clock.now(), log.lock());
+        let segment = |(number, local): (&SegmentNumber, &LocalSegment)| SegmentStatus {
+            segment: *number,
+            epoch: local.record.value.epoch,
+            base: local.record.value.base,
+            state: match &local.record.value.state {
+                SegmentState::Open => "open",
+                SegmentState::Sealed(_) => "sealed",
+                SegmentState::Archived(_) => "archived",
+            },
+            end: local.record.value.state.end().map(|at| at.end),
+            settled: local.record.value.settled(),
+            marks: state.replica.marks(*number).unwrap_or_default(),
+            archived: local.row.archived(),
+            parts: local.row.parts.len(),
+            held_bytes: local.buffer.held_bytes(),
+            uploader: local.uploader.as_ref().map(|(uploader, _)| uploader.node.clone()),
+            lost: self.lives.lock().lost(now, &self.id, &local.record.value).cloned().collect(),
+        };
+        LogStatus {
+            log: format!("{:016x}", log.id.0),
+            level: log.level,
+            fence_epoch: state.replica.fence_epoch(),
+            segments: state.segments.iter().map(segment).collect(),
+        }
     }
 }

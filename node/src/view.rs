@@ -101,20 +101,29 @@ fn reset(core: &Core, snapshot: &Snapshot) -> Result<(), ViewError> {
 
 /// Takes in who lives in which life, and of which segments something is lost.
 fn learn_lives(core: &Core, snapshot: &Snapshot) {
-    let (mut lives, mut orphans) = (BTreeMap::new(), BTreeSet::new());
+    let mut orphans = BTreeSet::new();
     for (key, record) in &snapshot.records {
-        match (key, &record.value) {
-            (Key::Incarnation(node, level), Record::Incarnation(life)) => {
-                lives.insert((node.clone(), *level), life.incarnation);
-            }
-            (Key::Segment(log, number), Record::Segment(segment)) if waits_for_skip(segment) => {
-                orphans.insert((*log, *number));
-            }
-            _ => {}
+        if let (Key::Segment(log, number), Record::Segment(segment)) = (key, &record.value)
+            && waits_for_skip(segment)
+        {
+            orphans.insert((*log, *number));
         }
     }
-    *core.lives.lock() = lives;
+    core.lives.lock().reset(core.clock.now(), snapshot);
     *core.orphans.lock() = orphans;
+}
+
+/// Takes in what one change shows of a node.
+fn learn_life(core: &Core, key: &Key, record: Option<&Record>) {
+    let mut lives = core.lives.lock();
+    match (key, record) {
+        (Key::Incarnation(node, level), Some(Record::Incarnation(life))) => {
+            lives.begun(node, *level, life.incarnation);
+        }
+        (Key::Node(node), Some(_)) => lives.registered(node),
+        (Key::Node(node), None) => lives.gone(core.clock.now(), node),
+        _ => {}
+    }
 }
 
 /// Whether something of a segment is lost, and it is not archived whole yet.
@@ -148,11 +157,7 @@ fn changed(
 ) -> Result<Vec<(LogId, SegmentNumber)>, ViewError> {
     let mut segments: BTreeMap<(LogId, SegmentNumber), Change> = BTreeMap::new();
     for (key, versioned) in changes {
-        if let (Key::Incarnation(node, level), Some(Record::Incarnation(life))) =
-            (&key, versioned.as_ref().map(|versioned| &versioned.value))
-        {
-            core.lives.lock().insert((node.clone(), *level), life.incarnation);
-        }
+        learn_life(core, &key, versioned.as_ref().map(|versioned| &versioned.value));
         let (revision, record) = match versioned {
             Some(Versioned { revision, value }) => (revision, Some(value)),
             None => (Default::default(), None),

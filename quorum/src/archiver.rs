@@ -43,7 +43,7 @@ pub struct Sight {
     pub bytes: u64,
     /// Where the segment ends, when it is sealed.
     pub end: Option<Index>,
-    /// Whether waiting is out of place: memory runs short, or the node stops.
+    /// Whether waiting is out of place: a member is lost, memory runs short, or the node stops.
     pub urgent: bool,
     /// How many members come before this one in the order in which they stand for election.
     pub rank: u64,
@@ -51,6 +51,8 @@ pub struct Sight {
     pub sole: bool,
     /// Whether somebody has the role, as far as this node knows: `Some(true)` when it is this one.
     pub elected: Option<bool>,
+    /// Whether whoever has the role is lost, and only its lease keeps it.
+    pub forsaken: bool,
 }
 
 /// What a member does next.
@@ -114,6 +116,7 @@ impl Archiver {
         }
         let (_, since) = *self.stalled.get_or_insert((sight.archived, now));
         let patience = Span(3 * self.options.interval.0.max(1));
+        let turn = since.after(Span(RANK_DELAY.0 * sight.rank));
         match sight.elected {
             // What went wrong before this member had the role is not counted against it.
             Some(true)
@@ -124,18 +127,13 @@ impl Archiver {
                 ArchiverStep::Resign
             }
             Some(true) => self.unless_paused(now, ArchiverStep::Upload(sight.archived, sight.uploadable)),
-            _ if sight.sole || now >= since.after(Span(2 * patience.0)) => {
+            _ if sight.sole || now >= since.after(Span(2 * patience.0)) || sight.forsaken && now >= turn => {
                 self.unless_paused(now, ArchiverStep::Upload(sight.archived, sight.uploadable))
             }
+            Some(false) if sight.forsaken => ArchiverStep::Wait(Some(turn)),
             Some(false) => ArchiverStep::Wait(Some(since.after(Span(2 * patience.0)))),
-            None => {
-                let turn = since.after(Span(RANK_DELAY.0 * sight.rank));
-                if now < turn {
-                    ArchiverStep::Wait(Some(turn))
-                } else {
-                    self.unless_paused(now, ArchiverStep::Stand)
-                }
-            }
+            None if now < turn => ArchiverStep::Wait(Some(turn)),
+            None => self.unless_paused(now, ArchiverStep::Stand),
         }
     }
 
@@ -202,6 +200,7 @@ mod tests {
         rank: 0,
         sole: false,
         elected: None,
+        forsaken: false,
     };
 
     fn at(ms: u64) -> Time {
@@ -249,6 +248,14 @@ mod tests {
             ArchiverStep::Upload(Index(0), Index(10)),
             "no progress for long: upload without the role"
         );
+    }
+
+    #[test]
+    fn nobody_waits_for_an_uploader_that_is_lost() {
+        let mut second = Archiver::new(FlushOptions::default());
+        let due = Sight { urgent: true, rank: 1, elected: Some(false), forsaken: true, ..waiting(1) };
+        assert_eq!(second.step(at(0), &due), ArchiverStep::Wait(Some(at(200))), "the first has its turn");
+        assert_eq!(second.step(at(200), &due), ArchiverStep::Upload(Index(0), Index(10)));
     }
 
     #[test]

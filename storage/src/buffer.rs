@@ -109,7 +109,7 @@ impl Found {
     ///
     /// # Errors
     /// When another process has the directory, when it belongs to another cluster or a later
-    /// version, or when the system refuses.
+    /// version, when a buffer that must begin anew would not fit, or when the system refuses.
     pub fn memory(dir: &Path, options: &ArenaOptions, cluster: Nonce) -> Result<Self, BufferError> {
         Self::memory_in(dir, options, cluster, Boot::now()?)
     }
@@ -126,6 +126,7 @@ impl Found {
         let Some(identity) = identity.filter(|identity| identity.adopted.is_some()) else {
             // Nothing in it was ever vouched for.
             let damage = unreadable.unwrap_or(Damage::NoIdentity { path });
+            dir.check_room(layout.file_bytes())?;
             return Ok(Self::with_nothing(dir, layout, cluster, identity, proof, damage));
         };
         let (arena, arena_damage) = open_arena(&dir, &layout)?;
@@ -135,6 +136,11 @@ impl Found {
         };
         let moved = identity.proof.damage(&proof, &path);
         let damage = moved.or(arena_damage).or(fences_damage);
+        if damage.is_some() {
+            // Before a swap ends the life of what is here: a setting that cannot be is taken back, and
+            // nothing has happened.
+            dir.check_room(layout.file_bytes())?;
+        }
         let identity = Some(identity);
         Ok(Self { dir, layout, cluster, identity, proof, arena, fences, journal: None, damage })
     }
@@ -335,6 +341,13 @@ impl Buffer {
     #[must_use]
     pub fn arena(&self) -> &Arc<Arena> {
         &self.arena
+    }
+
+    /// Whether more than three quarters of its memory are lent, or of what its journal may take in use.
+    #[must_use]
+    pub fn nearly_full(&self) -> bool {
+        let lent = self.arena.used_bytes() > self.arena.capacity_bytes() / 4 * 3;
+        lent || matches!(&self.rest, Rest::Disk(journal) if journal.nearly_full())
     }
 
     /// An empty segment whose first entry will have index `start`; `before` is what lies before it.

@@ -222,6 +222,26 @@ pub(crate) fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     }
 }
 
+/// Gives the room of bytes `from..to` of `file` back; zeros are read there from then on. False when the
+/// file system has no holes.
+pub(crate) fn release(file: &File, from: u64, to: u64) -> io::Result<bool> {
+    let position = |at| libc::off_t::try_from(at).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG));
+    let (at, len) = (position(from)?, position(to.saturating_sub(from))?);
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    loop {
+        // SAFETY: a system call on a descriptor that is open for as long as `file` is borrowed.
+        if unsafe { libc::fallocate(file.as_raw_fd(), mode, at, len) } == 0 {
+            return Ok(true);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::EOPNOTSUPP | libc::ENOSYS) => return Ok(false),
+            _ => return Err(error),
+        }
+    }
+}
+
 /// A file of `bytes` zeros in memory, without a name: it goes with the last who has it open.
 pub(crate) fn anonymous(bytes: u64) -> io::Result<File> {
     // SAFETY: a system call with a name that ends with a zero.

@@ -90,6 +90,7 @@ impl World {
             rank: (place + number.0) % record.ensemble.len() as u64,
             sole,
             elected,
+            forsaken: false,
         })
     }
 

@@ -46,8 +46,8 @@ fn is_stuck(core: &Core, local: &LocalSegment) -> bool {
     let (SegmentState::Sealed(seal), Some(kept)) = (&record.state, record.kept()) else { return false };
     let lives = core.lives.lock();
     let gone = |node: &NodeId| {
-        let now = lives.get(&(node.clone(), record.level));
-        record.member(node).zip(now).is_some_and(|(listed, now)| *now > listed)
+        let mut members = record.ensemble.iter();
+        members.any(|member| member.node == *node && lives.is_reborn(record.level, member))
     };
     local.row.archived() < kept && local.buffer.tail() < kept && seal.holders.iter().all(gone)
 }

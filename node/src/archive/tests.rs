@@ -1,3 +1,4 @@
+mod lost;
 mod producers;
 
 use super::*;
@@ -221,6 +222,7 @@ async fn a_node_that_stops_or_is_full_archives_what_is_small() {
     let fixture = Fixture::new();
     let (core, life, running) = started(&fixture, "a").await;
     let (other, other_life) = fixture.core("b").await;
+    let _registered = fixture.register(&other).await;
     let mut writer = Writer::create(&fixture.meta, 1, &[(&*core, life), (&*other, other_life)]).await;
     let session = [(&*core, writer.open(&core).await)];
     writer.append(&session, 10);

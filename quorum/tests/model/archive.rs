@@ -27,6 +27,7 @@ impl State {
             rank: 0,
             sole: true,
             elected: None,
+            forsaken: false,
         };
         let options = FlushOptions { bytes: 0, bytes_min: 0, interval: Span(0), interval_max: Span(0) };
         let txn = match Archiver::new(options).step(Time(1), &sight) {

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 const LOCK_FILE: &str = "lock";
 const ARENA_FILE: &str = "arena";
+/// What the system counts the room of files in.
+const BLOCK_BYTES: u64 = 512;
 
 /// Whether a file must outlive the machine's next stop, or only this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +114,24 @@ impl BufferDir {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(self.arena_failed("open the file")(source)),
+        }
+    }
+
+    /// Checks that a fresh file of `bytes` bytes would fit once the one that is there has been removed.
+    pub(crate) fn check_room(&self, bytes: u64) -> Result<(), BufferError> {
+        let failed = |action| move |source| BufferError::Io { path: self.path.clone(), action, source };
+        let dir = File::open(&self.path).map_err(failed("look at the directory"))?;
+        let system = FileSystem::of(&dir).map_err(failed("ask for the file system"))?;
+        let held = match std::fs::metadata(self.arena_file()) {
+            Ok(old) => old.blocks() * BLOCK_BYTES,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(source) => return Err(self.arena_failed("look at the file")(source)),
+        };
+        match system.free_bytes.map(|free| free.saturating_add(held)) {
+            Some(free) if free < bytes => {
+                Err(BufferError::NoSpace { path: self.path.clone(), wanted: bytes, free })
+            }
+            _ => Ok(()),
         }
     }
 

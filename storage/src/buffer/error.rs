@@ -58,7 +58,7 @@ pub enum BufferError {
     },
     /// The file system has too little room.
     #[error(
-        "no room for the buffer in {}: it needs {wanted} bytes and the file system has {free} free; make the tmpfs larger (mount -o remount,size=...) or lower buffer.memory.bytes",
+        "no room for the buffer in {}: it needs {wanted} bytes and the file system has {free} free for it; make the tmpfs larger (mount -o remount,size=...) or lower buffer.memory.bytes",
         .path.display()
     )]
     NoSpace {
@@ -66,7 +66,7 @@ pub enum BufferError {
         path: PathBuf,
         /// Bytes needed.
         wanted: u64,
-        /// Bytes free.
+        /// Bytes free, and those of the file that it replaces.
         free: u64,
     },
     /// There is no room for the fence of one more log.

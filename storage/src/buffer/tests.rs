@@ -206,6 +206,62 @@ fn another_size_is_found_out() {
 }
 
 #[test]
+fn a_size_that_does_not_fit_is_refused_before_anything_has_happened() {
+    let dir = dir();
+    leave(dir.path());
+    // More than any file system has.
+    let options = ArenaOptions { bytes: 1 << 50, chunk_bytes: 1 << 31 };
+    let refused = |path: &Path| {
+        let error = Found::memory(path, &options, CLUSTER).unwrap_err();
+        assert!(matches!(error, BufferError::NoSpace { wanted, .. } if wanted > 1 << 50), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(&path.display().to_string()) && text.contains("buffer.memory.bytes"), "{text}");
+    };
+    refused(dir.path());
+    refused(&dir.path().join("fresh"));
+    let found = found(dir.path());
+    assert_eq!((found.adopted(), found.damage()), (Some((Incarnation(1), Nonce(1))), None));
+    assert_eq!(start(found).1.segments.len(), 1, "the life goes on with the size that it had");
+}
+
+#[test]
+fn the_file_that_is_replaced_counts_as_room() {
+    let place = dir();
+    let dir = BufferDir::open(place.path()).unwrap();
+    let free = || {
+        let system = crate::mapping::FileSystem::of(&std::fs::File::open(place.path()).unwrap()).unwrap();
+        system.free_bytes.expect("the tests' file system has a limit")
+    };
+    // What others write meanwhile is far less than this.
+    let large = 64 << 20;
+    let arena = dir.create_arena(large).unwrap();
+    let left = free();
+    dir.check_room(left + large / 2).unwrap();
+    drop(arena);
+    std::fs::remove_file(dir.arena_file()).unwrap();
+    let error = dir.check_room(free() + large / 2).unwrap_err();
+    assert!(matches!(error, BufferError::NoSpace { .. }), "{error}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_no_damage() {
+    for name in ["identity", "fences", "arena"] {
+        let dir = dir();
+        leave(dir.path());
+        let (path, kept) = (dir.path().join(name), dir.path().join("kept"));
+        std::fs::rename(&path, &kept).unwrap();
+        // The system refuses to read it, even for whoever may read everything.
+        std::fs::create_dir(&path).unwrap();
+        let error = Found::memory(dir.path(), &SMALL, CLUSTER).unwrap_err();
+        assert!(matches!(&error, BufferError::Io { path: at, .. } if *at == path), "{error}");
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::rename(&kept, &path).unwrap();
+        assert_eq!(found(dir.path()).damage(), None, "it goes on when the system lets it");
+    }
+}
+
+#[test]
 fn another_number_of_slots_is_as_good() {
     let dir = dir();
     let mut first = found(dir.path());

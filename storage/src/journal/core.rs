@@ -13,6 +13,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+/// File systems give room back in whole blocks of at most this size.
+const BLOCK_BYTES: u64 = 4096;
+
 /// A journal that is written: single threaded, everything blocks.
 ///
 /// [`append`](Self::append) only takes changes; [`flush`](Self::flush) puts at rest all that were
@@ -26,7 +29,7 @@ pub struct JournalCore<D: Disk> {
     live: Live,
     staged: VecDeque<Change>,
     open: OpenFile<D::File>,
-    /// Bytes of each file, the oldest first; the last is the open one.
+    /// Bytes that each file takes, the oldest first; the last is the open one.
     files: VecDeque<u64>,
     synced: Location,
     failed: Option<Arc<str>>,
@@ -41,11 +44,12 @@ struct OpenFile<F> {
     end: u64,
 }
 
-/// Where a replay ended.
+/// A file that a replay has read.
 #[derive(Debug)]
-pub(super) struct LastFile<F> {
+pub(super) struct ReadFile<F> {
     pub(super) file: F,
     pub(super) header: FileHeader,
+    /// Where its last record ends.
     pub(super) end: u64,
 }
 
@@ -82,22 +86,25 @@ impl<D: Disk> JournalCore<D> {
     }
 
     /// Goes on behind what a replay has found: everything is synced, `last` sealed, and a new file begun.
-    /// `sealed` are the files before it, `files` the bytes of all of them.
+    /// `sealed` are the files before it. However often that is done, it takes the room of one file: no file
+    /// that was not filled keeps more than what is in it.
     pub(super) fn resume(
         mut disk: D,
         options: JournalOptions,
         live: Live,
-        last: LastFile<D::File>,
-        mut sealed: Vec<D::File>,
-        mut files: VecDeque<u64>,
+        last: ReadFile<D::File>,
+        sealed: Vec<ReadFile<D::File>>,
     ) -> Result<Self, JournalError> {
         options.check()?;
         let FileHeader { cluster, generation, .. } = last.header;
         let mut open = OpenFile { file: last.file, header: last.header, end: last.end };
+        let mut files = VecDeque::with_capacity(sealed.len() + 2);
         // What was read may be in the page cache alone; in the file before the last, too, when the
         // process ended between writing its seal and syncing it.
-        for (older, file) in (generation - sealed.len() as u64..).zip(&mut sealed) {
-            disk.sync(file).map_err(|error| failed(&disk, &file_name(older), "sync", error))?;
+        for ReadFile { mut file, header, end } in sealed {
+            let name = file_name(header.generation);
+            disk.sync(&mut file).map_err(|error| failed(&disk, &name, "sync", error))?;
+            files.push_back(shrink(&mut disk, &mut OpenFile { file, header, end }));
         }
         let name = file_name(generation);
         disk.sync(&mut open.file).map_err(|error| failed(&disk, &name, "sync", error))?;
@@ -108,13 +115,14 @@ impl<D: Disk> JournalCore<D> {
         }
         let wanted = file_bytes_for(&options, &live, 0);
         let new = create_file(&mut disk, cluster, generation + 1, wanted)?;
-        files.push_back(new.header.bytes);
         let synced = Location { generation, offset: last.end };
         let staged = VecDeque::new();
         let mut core = Self { disk, options, cluster, live, staged, open, files, synced, failed: None };
         let mut seal = core.gather_seal(Gather::default());
         core.write_and_sync(&mut seal)?;
-        core.open = new;
+        let mut last = std::mem::replace(&mut core.open, new);
+        core.files.push_back(shrink(&mut core.disk, &mut last));
+        core.files.push_back(core.open.header.bytes);
         core.checkpoint_alone()?;
         core.collect()?;
         Ok(core)
@@ -168,7 +176,7 @@ impl<D: Disk> JournalCore<D> {
         Ok(here + allowed / next * (next - list_bytes(&self.live)))
     }
 
-    /// Bytes of all files.
+    /// Bytes that all files take.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
         self.files.iter().sum()
@@ -293,6 +301,25 @@ impl<D: Disk> JournalCore<D> {
         let mut file = self.disk.open(HEALTH_FILE)?;
         self.disk.write(&mut file, 0, &[Bytes::copy_from_slice(&reason.as_bytes()[..length])])?;
         self.disk.sync(&mut file)
+    }
+}
+
+/// Gives back what a sealed file has behind its seal, where nothing counts. Returns the bytes that it
+/// takes from then on.
+fn shrink<D: Disk>(disk: &mut D, sealed: &mut OpenFile<D::File>) -> u64 {
+    let (bytes, end) = (sealed.header.bytes, sealed.end.next_multiple_of(BLOCK_BYTES));
+    if end >= bytes {
+        return bytes;
+    }
+    match disk.release(&mut sealed.file, end) {
+        Ok(true) => end,
+        Ok(false) => bytes,
+        // It is as good as before, only larger.
+        Err(error) => {
+            let path = disk.path(&file_name(sealed.header.generation));
+            tracing::warn!(path = %path.display(), %error, "the unused end of a journal file cannot be given back");
+            bytes
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The few things that a journal asks of a disk: a directory of files.
 
 use crate::buffer::BufferDir;
-use crate::mapping::{FileSystem, allocate};
+use crate::mapping::{FileSystem, allocate, release};
 use bytes::Bytes;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom, Write};
@@ -62,6 +62,13 @@ pub trait Disk {
     /// # Errors
     /// When the system refuses. What is at rest is not known then, and trying again does not tell.
     fn sync(&mut self, file: &mut Self::File) -> io::Result<()>;
+
+    /// Gives back the room of everything from `from` on, which nobody needs: zeros are read there. The
+    /// length stays. False when the file system cannot do that.
+    ///
+    /// # Errors
+    /// When the system refuses. Any part of it may be zeros then.
+    fn release(&mut self, file: &mut Self::File, from: u64) -> io::Result<bool>;
 
     /// Removes a file.
     ///
@@ -156,6 +163,10 @@ impl Disk for RealDisk {
 
     fn sync(&mut self, file: &mut File) -> io::Result<()> {
         file.sync_data()
+    }
+
+    fn release(&mut self, file: &mut File, from: u64) -> io::Result<bool> {
+        release(file, from, file.metadata()?.len())
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {

@@ -25,9 +25,9 @@
 //! payload made to look like a record is taken for one.
 //!
 //! A start never writes behind what it found, for a valid record may lie behind a torn one. It syncs
-//! the last file, seals it where it ends, and goes on in a new one. A clean stop leaves an end mark,
-//! so that all before it is below a `synced`. Damage in the last group of records before a stop that
-//! was not clean looks like a torn end.
+//! the last file, seals it where it ends, gives back the room behind that, and goes on in a new one. A
+//! clean stop leaves an end mark, so that all before it is below a `synced`. Damage in the last group of
+//! records before a stop that was not clean looks like a torn end.
 //!
 //! # A failure is for good
 //! After a write or a sync has failed nobody knows what is at rest: pages that could not be written

@@ -1,6 +1,6 @@
 //! What a journal holds when it is opened.
 
-use super::core::{JournalCore, LastFile, failed};
+use super::core::{JournalCore, ReadFile, failed};
 use super::disk::Disk;
 use super::live::Manifest;
 use super::parse::{BadRecord, FoundRecord, latest_synced, parse};
@@ -31,11 +31,9 @@ pub struct Replayed<D: Disk> {
     cluster: Nonce,
     state: State,
     /// Where the journal ends; none when the row is damaged before that.
-    last: Option<LastFile<D::File>>,
+    last: Option<ReadFile<D::File>>,
     /// The sealed files before it, the oldest first.
-    sealed: Vec<D::File>,
-    /// Bytes of all files of the row.
-    files: VecDeque<u64>,
+    sealed: Vec<ReadFile<D::File>>,
     damage: Option<Damage>,
 }
 
@@ -56,8 +54,8 @@ impl<D: Disk> Replayed<D> {
             row.read(generation)?;
         }
         let damage = health.or_else(|| row.finish());
-        let RowOfFiles { state, last, sealed, files, .. } = row;
-        Ok(Self { disk, options, cluster, state, last, sealed, files, damage })
+        let RowOfFiles { state, last, sealed, .. } = row;
+        Ok(Self { disk, options, cluster, state, last, sealed, damage })
     }
 
     /// Why what is here cannot be vouched for, if it cannot.
@@ -95,10 +93,9 @@ impl<D: Disk> Replayed<D> {
         let index = oldest.and_then(|oldest| usize::try_from(at.generation.checked_sub(oldest)?).ok());
         let sealed = index.and_then(|index| self.sealed.get(index));
         let read = || {
-            let last = || self.last.as_ref().map(|last| &last.file);
-            let file = sealed.or_else(last).ok_or(io::ErrorKind::NotFound)?;
+            let found = sealed.or(self.last.as_ref()).ok_or(io::ErrorKind::NotFound)?;
             let mut bytes = vec![0; at.bytes];
-            self.disk.read(file, at.offset, &mut bytes)?;
+            self.disk.read(&found.file, at.offset, &mut bytes)?;
             if crc32c::crc32c(&bytes) == at.crc {
                 return Ok(Bytes::from(bytes));
             }
@@ -116,10 +113,10 @@ impl<D: Disk> Replayed<D> {
     /// # Panics
     /// If there is damage.
     pub fn resume(self) -> Result<JournalCore<D>, JournalError> {
-        let Self { disk, options, state, last, sealed, files, damage, .. } = self;
+        let Self { disk, options, state, last, sealed, damage, .. } = self;
         assert!(damage.is_none(), "a damaged journal is not taken up: {damage:?}");
         let last = last.expect("a journal without damage has a last file");
-        JournalCore::resume(disk, options, state.live, last, sealed, files)
+        JournalCore::resume(disk, options, state.live, last, sealed)
     }
 
     /// Removes everything that is here, and begins an empty journal.
@@ -161,10 +158,9 @@ struct RowOfFiles<'a, D: Disk> {
     cluster: Nonce,
     state: State,
     /// The first file that has no seal, up to its last record, and what comes there instead.
-    last: Option<LastFile<D::File>>,
+    last: Option<ReadFile<D::File>>,
     bad: Option<BadRecord>,
-    sealed: Vec<D::File>,
-    files: VecDeque<u64>,
+    sealed: Vec<ReadFile<D::File>>,
     /// The generation that comes next; none before the first file.
     next: Option<u64>,
     /// The largest `synced` of all records.
@@ -175,8 +171,8 @@ struct RowOfFiles<'a, D: Disk> {
 impl<'a, D: Disk> RowOfFiles<'a, D> {
     fn new(disk: &'a D, cluster: Nonce) -> Self {
         let (state, latest) = (State::default(), Location::default());
-        let (sealed, files, next, damage) = (Vec::new(), VecDeque::new(), None, None);
-        Self { disk, cluster, state, last: None, bad: None, sealed, files, next, latest, damage }
+        let (sealed, next, damage) = (Vec::new(), None, None);
+        Self { disk, cluster, state, last: None, bad: None, sealed, next, latest, damage }
     }
 
     /// Takes the next file. After damage nothing more is looked at.
@@ -233,14 +229,15 @@ impl<'a, D: Disk> RowOfFiles<'a, D> {
 
     fn take(&mut self, loaded: Loaded<D::File>) {
         let Loaded { file, header, bytes } = loaded;
-        self.files.push_back(header.bytes);
         let mut at = FILE_HEADER_BYTES;
         loop {
             match parse(&bytes, at, &header) {
                 Ok(FoundRecord { parsed, synced, next }) => {
                     self.latest = self.latest.max(synced);
                     match self.state.take(parsed, header.generation) {
-                        Ok(true) => return self.sealed.push(file),
+                        Ok(true) => {
+                            return self.sealed.push(ReadFile { file, header, end: next as u64 });
+                        }
                         Ok(false) => at = next,
                         Err((place, what)) => {
                             self.damage = Some(self.contradiction(header.generation, place, at, what));
@@ -251,7 +248,7 @@ impl<'a, D: Disk> RowOfFiles<'a, D> {
                 Err(bad) => {
                     self.latest = self.latest.max(latest_synced(&bytes, at, &header));
                     self.bad = Some(bad);
-                    self.last = Some(LastFile { file, header, end: at as u64 });
+                    self.last = Some(ReadFile { file, header, end: at as u64 });
                     return;
                 }
             }
@@ -289,7 +286,7 @@ impl<'a, D: Disk> RowOfFiles<'a, D> {
             let what = "the journal ends before its first list of segments is whole".to_owned();
             return Some(Damage::File { path, offset: end.offset, what });
         }
-        let oldest = generation + 1 - self.files.len() as u64;
+        let oldest = generation - self.sealed.len() as u64;
         let (place, what) = self.state.incomplete()?;
         let Place { log, segment, .. } = place;
         Some(Damage::Segment { log, segment, path: self.path(oldest), offset: 0, what })

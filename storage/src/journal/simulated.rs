@@ -51,6 +51,8 @@ struct SimulatedFile {
     /// As processes see it.
     bytes: Vec<u8>,
     at_rest: Vec<u8>,
+    /// Bytes at its end whose room was given back.
+    released: usize,
     /// Every form that a sector has had since it was synced.
     unsynced: BTreeMap<usize, Vec<Vec<u8>>>,
 }
@@ -177,7 +179,7 @@ impl SimulatedDisk {
     fn edit(&self, name: &str, change: impl Fn(&mut Vec<u8>)) {
         let mut state = self.shared.state.lock();
         if let Some(file) = state.names.get(name).copied() {
-            let SimulatedFile { bytes, at_rest, unsynced } = &mut state.files[file];
+            let SimulatedFile { bytes, at_rest, unsynced, .. } = &mut state.files[file];
             change(bytes);
             change(at_rest);
             unsynced.clear();
@@ -186,6 +188,11 @@ impl SimulatedDisk {
 }
 
 impl SimulatedFile {
+    /// Bytes that it takes.
+    fn held(&self) -> usize {
+        self.bytes.len().saturating_sub(self.released)
+    }
+
     fn write(&mut self, at: usize, piece: &[u8]) -> io::Result<()> {
         let end = at + piece.len();
         if end > self.bytes.len() {
@@ -246,7 +253,7 @@ impl State {
     }
 
     fn free_bytes(&self) -> Option<u64> {
-        let used: usize = self.names.values().map(|file| self.files[*file].bytes.len()).sum();
+        let used: usize = self.names.values().map(|file| self.files[*file].held()).sum();
         self.capacity.map(|capacity| capacity.saturating_sub(used as u64))
     }
 }
@@ -321,6 +328,16 @@ impl Disk for SimulatedDisk {
         state.files[*file].sync();
         state.syncs += 1;
         Ok(())
+    }
+
+    fn release(&mut self, file: &mut usize, from: u64) -> io::Result<bool> {
+        let mut state = self.shared.state.lock();
+        state.powered()?;
+        let file = &mut state.files[*file];
+        let rest = file.bytes.len().saturating_sub(from as usize);
+        file.write(from as usize, &vec![0; rest])?;
+        file.released = rest;
+        state.count().map(|()| true)
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {

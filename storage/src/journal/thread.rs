@@ -55,6 +55,8 @@ struct Shared {
     synced: watch::Sender<Position>,
     failed: watch::Sender<Option<Arc<str>>>,
     queue_bytes: u64,
+    /// With less room than this it is nearly full.
+    room_low: u64,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +90,7 @@ impl Journal {
             synced: watch::Sender::new(Position(0)),
             failed: watch::Sender::new(None),
             queue_bytes: core.options().queue_bytes,
+            room_low: core.options().bytes / 4,
         });
         let of_thread = shared.clone();
         let thread =
@@ -113,6 +116,14 @@ impl Journal {
         }
         queue.reserved += wanted;
         Ok(Reservation { journal: Arc::clone(self), bytes: wanted })
+    }
+
+    /// Whether less than a quarter of the room is left that its files may take, or that its file system
+    /// has: what pins the oldest file, however little, should be archived.
+    #[must_use]
+    pub fn nearly_full(&self) -> bool {
+        let queue = self.shared.queue.lock();
+        queue.room.saturating_sub(queue.reserved) < self.shared.room_low
     }
 
     /// Hands over a change that is no batch. It is durable once [`synced`](Self::synced) has reached

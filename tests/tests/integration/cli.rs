@@ -282,3 +282,23 @@ async fn the_development_cluster_starts_serves_and_stops_without_a_trace() {
     let objects = fs::read_dir(data.join("objects")).expect("there is a store").count();
     assert!(objects > 0, "what was in memory was archived");
 }
+
+#[tokio::test]
+async fn a_script_that_is_repeated_appends_once_at_an_expected_offset() {
+    let site = Site::start().await;
+    let append = ["append", "starts", "--create", "--expected-offset", "0"];
+    let done = site.run(&append, b"one\ntwo\n").await;
+    done.ok();
+    assert!(done.err.contains("offsets 0 to 2"), "{}", done.err);
+    site.run(&append, b"one\ntwo\n").await.failed(13, &["offset 2", "0 was expected"]);
+    site.run(&["append", "starts", "--expected-offset", "9"], b"nine\n")
+        .await
+        .failed(13, &["offset 2", "9 was expected"]);
+    let refused =
+        site.run(&["--output", "json", "append", "starts", "--expected-offset", "0"], b"one\n").await;
+    refused.failed(13, &["offset-mismatch"]);
+    site.run(&["append", "starts", "--expected-offset", "2"], b"three\n").await.ok();
+    let read = site.run(&["read", "starts"], b"").await.ok();
+    assert_eq!(read, "one\ntwo\nthree\n", "what was refused is not there");
+    site.stop().await;
+}

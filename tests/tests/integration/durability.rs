@@ -27,14 +27,14 @@ fn unhurried() -> Setup {
 }
 
 /// A writer that appends without pause in a task of its own.
-struct Load {
+pub(super) struct Load {
     acknowledged: watch::Receiver<usize>,
     stop: watch::Sender<bool>,
     task: JoinHandle<Appender>,
 }
 
 impl Load {
-    fn start(mut appender: Appender) -> Self {
+    pub(super) fn start(mut appender: Appender) -> Self {
         let (progress, acknowledged) = watch::channel(appender.ledger().len());
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
@@ -48,20 +48,20 @@ impl Load {
     }
 
     /// Waits until so many more appends are acknowledged.
-    async fn more(&mut self, appends: usize) {
+    pub(super) async fn more(&mut self, appends: usize) {
         let wanted = *self.acknowledged.borrow() + appends;
         bounded("appends are acknowledged", self.acknowledged.wait_for(|now| *now >= wanted))
             .await
             .expect("the writer goes on");
     }
 
-    async fn stop(self) -> Appender {
+    pub(super) async fn stop(self) -> Appender {
         self.stop.send_replace(true);
         bounded("the writer stops", self.task).await.expect("no append has failed")
     }
 }
 
-async fn incarnations(client: &Client, level: Level) -> BTreeMap<NodeId, Incarnation> {
+pub(super) async fn incarnations(client: &Client, level: Level) -> BTreeMap<NodeId, Incarnation> {
     let nodes = client.nodes().await.expect("a node answers");
     nodes.iter().map(|(node, view)| (node.clone(), view.incarnation(level).0)).collect()
 }

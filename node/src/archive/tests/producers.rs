@@ -3,7 +3,7 @@
 use super::*;
 use crate::producers::for_writer;
 use piculet_quorum::ids::Offset;
-use piculet_quorum::meta::Range;
+use piculet_quorum::meta::{Loss, Range};
 use piculet_quorum::producers::{Producer, ProducerId, Producers};
 use piculet_quorum::wire::message::ProducersFrom;
 use piculet_storage::PartName;
@@ -140,6 +140,38 @@ async fn the_first_part_of_a_segment_waits_for_the_segment_before_if_the_log_has
         }
         assert_eq!(site.tables(1).await, [site.table.clone()]);
     }
+}
+
+#[tokio::test]
+async fn a_recorded_loss_ends_the_wait_for_the_segment_before() {
+    let mut site = Site::new().await;
+    begin(&site).await;
+    let kept = site.append(Some((7, 1))).await;
+    assert!(site.upload(&site.a.0, 0, kept).await);
+    let table = site.table.clone();
+    let end = site.append(Some((8, 1))).await;
+    site.roll().await;
+    // What the segment before had of producer 8 is forgotten with it.
+    site.table = table.clone();
+    let next = site.append(Some((9, 1))).await;
+    assert!(!site.upload(&site.a.0, 1, next).await, "the segment before may yet come to its end");
+
+    let (log, key) = (site.writer.log, Key::Segment(site.writer.log, SegmentNumber(0)));
+    let read = site.fixture.snapshot().await.segment(&key).unwrap();
+    let mut lost = read.value.clone();
+    let SegmentState::Sealed(seal) = &mut lost.state else { panic!("{:?}", lost.state) };
+    seal.settled = false;
+    lost.loss = Some(Loss { from: kept, acknowledged: false });
+    let record = Txn::default().when(key.clone(), read.revision).put(key, Record::Segment(lost));
+    applied(&site.fixture.meta, &record).await;
+    assert_eq!(complete(&site.b.0, log, SegmentNumber(0)).await, Worked::Yes);
+    assert_eq!(
+        site.tables(0).await,
+        [table.clone(), table],
+        "up to {kept}, and what stands for it up to {end}"
+    );
+    assert!(site.upload(&site.a.0, 1, next).await);
+    assert_eq!(site.tables(1).await, [site.table.clone()]);
 }
 
 #[tokio::test]

@@ -74,6 +74,28 @@ fn a_silent_member_is_given_up_and_the_segment_rolled_to_two() {
 }
 
 #[test]
+fn a_member_that_is_back_within_its_time_makes_no_roll() {
+    let mut bench = bench();
+    // One that stood still.
+    bench.set("c", Mode::Silent);
+    bench.appends(2);
+    bench.pass(Span::millis(450));
+    bench.peer("c").mode = Mode::Answers;
+    bench.peer("c").held.insert(ZERO, 2);
+    bench.writer.handle_ack(bench.now, &node("c"), ZERO, Index(2));
+    bench.pass(Span::secs(10));
+    // One whose process was started again, and kept its life.
+    bench.disconnect("c");
+    bench.appends(1);
+    bench.pass(Span::millis(450));
+    bench.connect("c", 1);
+    bench.pass(Span::secs(10));
+    assert_eq!((bench.lost(), bench.opened()), (vec![], vec![]));
+    assert!(bench.proposals().is_empty() && bench.writer.retained() == 0);
+    assert_eq!(bench.peers[&node("c")].held.get(&ZERO), Some(&3));
+}
+
+#[test]
 fn a_member_without_a_link_is_given_up_even_when_nothing_is_appended() {
     let mut bench = bench();
     bench.pass(Span::secs(10));

@@ -48,6 +48,95 @@ fn read(buffer: &SegmentBuffer) -> Vec<u8> {
     run.map_or_else(Vec::new, |run| run.pieces.concat())
 }
 
+/// Bytes that the files of a directory take on the disk.
+fn taken(dir: &Path) -> u64 {
+    let files = std::fs::read_dir(dir).unwrap();
+    files.map(|file| std::os::unix::fs::MetadataExt::blocks(&file.unwrap().metadata().unwrap()) * 512).sum()
+}
+
+#[test]
+fn a_process_that_starts_again_and_again_takes_no_more_room_each_time() {
+    let dir = dir();
+    let options = DiskOptions { file_bytes: 256 << 10, ..SMALL };
+    let found = || Found::disk(dir.path(), &options, CLUSTER).unwrap();
+    let (buffer, _) = start(found());
+    // The first batch pins the first file, and with it all that come after it.
+    let mut batches = Batches::new(0);
+    let mut segment = buffer.segment(PLACE, batches.next, batches.before);
+    append(&mut segment, &batches.next(&[700]), false);
+    settle(&buffer);
+    drop((segment, buffer));
+    for _ in 0..50 {
+        let (buffer, contents) = start(found());
+        let [KeptSegment { buffer: mut segment, kept }] = contents.segments.try_into().unwrap();
+        assert_eq!((kept.tail, kept.freed), (batches.next, Index(0)));
+        append(&mut segment, &batches.next(&[100]), false);
+        settle(&buffer);
+        assert!(!buffer.nearly_full());
+    }
+    let limit = 2 * options.file_bytes + 52 * (8 << 10);
+    assert!(taken(dir.path()) <= limit, "{} bytes, and {limit} would do", taken(dir.path()));
+    let (buffer, contents) = start(found());
+    let [KeptSegment { buffer: mut segment, .. }] = contents.segments.try_into().unwrap();
+    segment.free_below(batches.next);
+    settle(&buffer);
+    drop((segment, buffer));
+    assert!(taken(dir.path()) <= 2 * options.file_bytes, "{} bytes", taken(dir.path()));
+}
+
+#[test]
+fn files_that_one_old_batch_pins_are_refused_more_and_said_to_be_nearly_full_before() {
+    let dir = dir();
+    let (buffer, _) = start(found(dir.path()));
+    let mut pinning = Batches::new(0);
+    let mut old = buffer.segment(pinning.place, pinning.next, pinning.before);
+    append(&mut old, &pinning.next(&[10]), false);
+    let mut batches =
+        Batches { place: piculet_quorum::batch::Place { log: LogId(77), ..PLACE }, ..Batches::new(0) };
+    let mut segment = buffer.segment(batches.place, batches.next, batches.before);
+    assert!(!buffer.nearly_full());
+    let mut warned = false;
+    let refused = loop {
+        let batch = batches.next(&[900, 900]);
+        if let Err(refused) = segment.begin(&batch.header) {
+            break refused;
+        }
+        segment.fill(&batch.body);
+        segment.publish(batch.end, false);
+        // All of it is archived at once, and the files stay.
+        segment.free_below(segment.tail());
+        settle(&buffer);
+        warned |= buffer.nearly_full();
+        assert!(batches.next < Index(10_000), "it is never full");
+    };
+    assert!(matches!(refused, crate::arena::Full::Journal(_)), "{refused}");
+    assert!(warned && buffer.arena().used_bytes() <= 4 << 10, "its memory is empty");
+    old.free_below(old.tail());
+    settle(&buffer);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while buffer.nearly_full() {
+        assert!(Instant::now() < deadline, "there is no room again");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_no_damage() {
+    for name in ["identity", "health", "journal-0000000000000001"] {
+        let dir = dir();
+        let (buffer, _) = start(found(dir.path()));
+        drop(buffer);
+        let (path, kept) = (dir.path().join(name), dir.path().join("kept"));
+        std::fs::rename(&path, &kept).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let error = Found::disk(dir.path(), &SMALL, CLUSTER).unwrap_err();
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::rename(&kept, &path).unwrap();
+        assert_eq!(found(dir.path()).damage(), None, "it goes on when the system lets it");
+    }
+}
+
 #[test]
 fn what_was_put_at_rest_is_taken_up_by_the_next_process_in_the_same_incarnation() {
     let dir = dir();
