@@ -95,7 +95,7 @@ impl World {
             let alive = self.clients.iter().any(|client| client.writes_in(record.epoch));
             if newest && (!alive || self.rng.chance(50)) {
                 let (read, writer) = (view.record.clone(), Nonce(u128::from(self.fresh_id())));
-                let take = TakeOver { log: LOG, read, writer, holder: "a node".to_owned() };
+                let take = TakeOver { log: LOG, read, writer, holder: None };
                 self.apply(&take.txn());
                 return;
             }

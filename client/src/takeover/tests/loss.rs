@@ -255,6 +255,9 @@ async fn a_loss_before_the_last_segment_of_a_closed_log_is_recorded_and_leaves_i
     };
     assert_eq!(segment.loss, Some(Loss { from: Index(3), acknowledged: false }));
     assert_eq!((record.epoch, record.holder), (Epoch(2), None));
+    for node in NODES {
+        cluster.node(node).set_faults(Faults::default());
+    }
     let writer = soon(client.open(&name)).await.unwrap();
     assert_eq!(soon(writer.append("behind")).await.unwrap(), Offset(8));
 }

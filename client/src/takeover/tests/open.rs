@@ -71,7 +71,9 @@ async fn of_several_who_open_a_log_one_does() {
         for (nth, result) in opened.into_iter().enumerate() {
             match result {
                 Ok(writer) => assert!(winner.replace((nth, writer)).is_none(), "two have opened it"),
-                Err(error) => assert!(matches!(error, Error::Held { .. }), "{error}"),
+                // Who is slow may be overtaken between its epoch and its segment.
+                Err(Error::Held { .. }) => {}
+                Err(error) => assert!(matches!(error, Error::TakeOver(_)) && error.is_retryable(), "{error}"),
             }
         }
         let (nth, writer) = winner.expect("one has opened it");
