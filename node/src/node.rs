@@ -10,14 +10,14 @@ use crate::cleanup;
 use crate::config::{NodeConfig, PasswordError};
 use crate::core::Core;
 use crate::logs::TakeUpError;
-use crate::membership::{self, METADATA_WAIT, MembershipError};
+use crate::membership::{self, Life, METADATA_WAIT, MembershipError};
 use crate::open;
 use crate::peers::Peers;
 use crate::server::{self, Server, ServerError};
 use crate::view::{self, ViewError};
 use piculet_client::transport::{Identity, TlsError};
-use piculet_meta::MetaError;
-use piculet_quorum::ids::{Level, LogId, SegmentNumber};
+use piculet_meta::{MetaError, Metadata};
+use piculet_quorum::ids::{Level, LogId, NodeId, SegmentNumber};
 use piculet_storage::{BufferError, ObjectError, StoreError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -262,8 +262,10 @@ impl Node {
         tracing::error!(node = %self.core.id, %error, "the node must stop");
         let core = Arc::clone(&self.core);
         self.stop().await;
-        if let NodeError::BufferFailed { level, .. } = &error {
-            end_life(&core, *level).await;
+        if let NodeError::BufferFailed { level, .. } = &error
+            && let Some(life) = core.life(*level)
+        {
+            end_life(&*core.meta, &core.id, *level, &life).await;
         }
         error
     }
@@ -285,9 +287,8 @@ impl Node {
 
 /// Ends the life of a buffer that has failed, so that nobody waits for what it may have held; the
 /// next start does it in any case.
-async fn end_life(core: &Core, level: Level) {
-    let Some(life) = core.life(level) else { return };
-    let ended = membership::end_life(&*core.meta, &core.id, level, &life);
+pub(crate) async fn end_life(meta: &dyn Metadata, node: &NodeId, level: Level, life: &Life) {
+    let ended = membership::end_life(meta, node, level, life);
     match timeout(END_LIFE, ended).await {
         Ok(Ok(true)) => {
             tracing::info!(%level, incarnation = %life.incarnation, "this life of the buffer is over")

@@ -5,7 +5,7 @@ use super::live::{Live, Manifest};
 use super::record::{
     CHECKPOINT_BYTES, Change, FILE_HEADER_BYTES, FileHeader, Gather, MARKS_BYTES, Record, Stamp,
 };
-use super::{HEALTH_BYTES, HEALTH_FILE, JournalError, JournalOptions, Location, file_name};
+use super::{CREATE, HEALTH_BYTES, HEALTH_FILE, JournalError, JournalOptions, Location, file_name};
 use bytes::Bytes;
 use piculet_quorum::batch::Place;
 use piculet_quorum::ids::Nonce;
@@ -83,41 +83,58 @@ impl<D: Disk> JournalCore<D> {
 
     /// Goes on behind what a replay has found: everything is synced, `last` sealed, and a new file begun.
     /// `sealed` are the files before it, `files` the bytes of all of them.
+    ///
+    /// # Errors
+    /// When there is too little room, or the system refuses. After a failed write or sync nobody knows
+    /// what is at rest of that which was found: then it is [`JournalError::Failed`], as the next start
+    /// will be told.
     pub(super) fn resume(
-        mut disk: D,
+        disk: D,
         options: JournalOptions,
         live: Live,
         last: LastFile<D::File>,
-        mut sealed: Vec<D::File>,
-        mut files: VecDeque<u64>,
+        sealed: Vec<D::File>,
+        files: VecDeque<u64>,
     ) -> Result<Self, JournalError> {
         options.check()?;
-        let FileHeader { cluster, generation, .. } = last.header;
-        let mut open = OpenFile { file: last.file, header: last.header, end: last.end };
+        let names = disk.list().map_err(|error| failed(&disk, "", "list", error))?;
+        let LastFile { file, header, end } = last;
+        let FileHeader { cluster, generation, .. } = header;
+        let (open, synced) = (OpenFile { file, header, end }, Location { generation, offset: end });
+        let staged = VecDeque::new();
+        let mut core = Self { disk, options, cluster, live, staged, open, files, synced, failed: None };
+        if let Err(error) = core.go_on(sealed, &names) {
+            if error.left_the_disk_alone() {
+                return Err(error);
+            }
+            core.stop(&error);
+            return Err(core.failed.map_or(error, JournalError::Failed));
+        }
+        Ok(core)
+    }
+
+    fn go_on(&mut self, mut sealed: Vec<D::File>, names: &[String]) -> Result<(), JournalError> {
+        let Self { disk, open, .. } = self;
+        let generation = open.header.generation;
         // What was read may be in the page cache alone; in the file before the last, too, when the
         // process ended between writing its seal and syncing it.
         for (older, file) in (generation - sealed.len() as u64..).zip(&mut sealed) {
-            disk.sync(file).map_err(|error| failed(&disk, &file_name(older), "sync", error))?;
+            disk.sync(file).map_err(|error| failed(disk, &file_name(older), "sync", error))?;
         }
-        let name = file_name(generation);
-        disk.sync(&mut open.file).map_err(|error| failed(&disk, &name, "sync", error))?;
+        disk.sync(&mut open.file).map_err(|error| failed(disk, &file_name(generation), "sync", error))?;
         let next = file_name(generation + 1);
-        if disk.list().map_err(|error| failed(&disk, "", "list", error))?.contains(&next) {
+        if names.contains(&next) {
             // It was made, and never promised by a seal.
-            remove(&mut disk, &next)?;
+            remove(disk, &next)?;
         }
-        let wanted = file_bytes_for(&options, &live, 0);
-        let new = create_file(&mut disk, cluster, generation + 1, wanted)?;
-        files.push_back(new.header.bytes);
-        let synced = Location { generation, offset: last.end };
-        let staged = VecDeque::new();
-        let mut core = Self { disk, options, cluster, live, staged, open, files, synced, failed: None };
-        let mut seal = core.gather_seal(Gather::default());
-        core.write_and_sync(&mut seal)?;
-        core.open = new;
-        core.checkpoint_alone()?;
-        core.collect()?;
-        Ok(core)
+        let wanted = file_bytes_for(&self.options, &self.live, 0);
+        let new = create_file(&mut self.disk, self.cluster, generation + 1, wanted)?;
+        self.files.push_back(new.header.bytes);
+        let mut seal = self.gather_seal(Gather::default());
+        self.write_and_sync(&mut seal)?;
+        self.open = new;
+        self.checkpoint_alone()?;
+        self.collect()
     }
 
     /// Takes a change, which is at rest after the next [`flush`](Self::flush).
@@ -335,7 +352,7 @@ fn create<D: Disk>(disk: &mut D, name: &str, bytes: u64) -> Result<D::File, Jour
             wanted: bytes,
             free: disk.free_bytes().ok().flatten().unwrap_or(0),
         },
-        _ => failed(disk, name, "create", error),
+        _ => failed(disk, name, CREATE, error),
     })
 }
 

@@ -32,7 +32,8 @@
 //! # A failure is for good
 //! After a write or a sync has failed nobody knows what is at rest: pages that could not be written
 //! may be marked clean. The journal writes nothing more, and the file `health`, allocated beforehand,
-//! keeps the reason: the next start reports it as damage.
+//! keeps the reason: the next start reports it as damage. The syncs of a start count like all others,
+//! for they put at rest what a killed process has left in the page cache.
 
 mod core;
 mod disk;
@@ -136,6 +137,16 @@ pub enum JournalError {
     #[error("the journal has stopped for good: {0}")]
     Failed(Arc<str>),
 }
+
+impl JournalError {
+    /// Whether it came before anything was written: then what is at rest is as it was.
+    fn left_the_disk_alone(&self) -> bool {
+        matches!(self, Self::NoSpace { .. } | Self::Io { action: CREATE, .. })
+    }
+}
+
+/// What is done to a file before anything is written to it.
+const CREATE: &str = "create";
 
 const FILE_PREFIX: &str = "journal-";
 const HEALTH_FILE: &str = "health";

@@ -111,7 +111,8 @@ impl<D: Disk> Replayed<D> {
     /// Goes on with what is here: it is made sure that all of it is at rest, and a new file begun.
     ///
     /// # Errors
-    /// When there is too little room, or the system refuses.
+    /// When there is too little room, or the system refuses. [`JournalError::Failed`] when that cannot
+    /// be made sure of: nothing of what is here counts then.
     ///
     /// # Panics
     /// If there is damage.
