@@ -271,8 +271,8 @@ fn identify(
         let path = dir.path().to_owned();
         return Err(BufferError::OtherCluster { path, found: identity.cluster, expected: cluster });
     }
-    let (file_system, inode) = dir.whereabouts()?;
-    Ok((dir, identity, unreadable, Proof { file_system, inode, boot }))
+    let proof = dir.proof(boot)?;
+    Ok((dir, identity, unreadable, proof))
 }
 
 /// What an earlier process left of the arena, and what is wrong with it.

@@ -1,11 +1,13 @@
 //! The directory of a buffer: locked for as long as the buffer lives, with few files in it.
 
 use super::BufferError;
+use super::identity::{Boot, Proof};
 use crate::mapping::{FileSystem, allocate};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 const LOCK_FILE: &str = "lock";
 const ARENA_FILE: &str = "arena";
@@ -67,13 +69,15 @@ impl BufferDir {
         move |source| BufferError::Io { path: path.clone(), action, source }
     }
 
-    /// What tells the directory from a copy of it: its file system and its inode there.
-    pub(crate) fn whereabouts(&self) -> Result<(u64, u64), BufferError> {
+    /// What tells the directory from a copy of it, in this boot of the machine or in any.
+    pub(crate) fn proof(&self, boot: Boot) -> Result<Proof, BufferError> {
         let failed =
             |source| BufferError::Io { path: self.path.clone(), action: "look at the directory", source };
         let dir = File::open(&self.path).map_err(failed)?;
-        let system = FileSystem::of(&dir).map_err(failed)?;
-        Ok((system.id, dir.metadata().map_err(failed)?.ino()))
+        let metadata = dir.metadata().map_err(failed)?;
+        let origin =
+            if boot == Boot::ANY { made_at(&metadata) } else { FileSystem::of(&dir).map_err(failed)?.id };
+        Ok(Proof { origin, inode: metadata.ino(), boot })
     }
 
     /// The bytes of a small file; `None` when there is none.
@@ -167,4 +171,10 @@ impl BufferDir {
             _ => failed("allocate the file")(error),
         })
     }
+}
+
+/// When a file was made, in nanoseconds since 1970; 0 when its file system does not know.
+fn made_at(metadata: &Metadata) -> u64 {
+    let made = metadata.created().ok().and_then(|made| made.duration_since(UNIX_EPOCH).ok());
+    made.and_then(|made| u64::try_from(made.as_nanos()).ok()).unwrap_or(0)
 }

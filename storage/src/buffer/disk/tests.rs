@@ -228,6 +228,16 @@ fn a_copied_directory_and_another_cluster_are_found_out() {
 }
 
 #[test]
+fn nothing_that_a_start_of_the_machine_may_change_proves_a_directory() {
+    let dir = dir();
+    leave(dir.path());
+    let made = std::fs::metadata(dir.path()).unwrap().created().unwrap();
+    let made = made.duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let proof = found(dir.path()).identity.unwrap().proof;
+    assert_eq!((u128::from(proof.origin), proof.boot), (made, Boot(0)), "not its file system's id");
+}
+
+#[test]
 fn the_directory_stays_locked_until_the_last_of_it_is_written() {
     let dir = dir();
     let (buffer, _) = start(found(dir.path()));
