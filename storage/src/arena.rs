@@ -44,7 +44,7 @@ impl ArenaOptions {
 pub enum Full {
     /// Too few chunks are free.
     #[error(
-        "the buffer is full: {wanted} bytes are needed and {free} of {capacity} are free; it empties as entries are archived: check that the object store is reachable, or raise buffer.memory.bytes (at level disk, buffer.disk.bytes)"
+        "the buffer is full: {wanted} bytes are needed and {free} of {capacity} are free; it empties as entries are archived: check that the object store is reachable, or raise buffer.memory.bytes, which takes effect at a start that finds the buffer empty (at level disk, buffer.disk.bytes, at the next start)"
     )]
     Chunks {
         /// Bytes needed, in whole chunks.
@@ -56,7 +56,7 @@ pub enum Full {
     },
     /// No slot is free.
     #[error(
-        "the buffer has entries, or the ends, of {slots} segments and room for no more: segments leave it as they are sealed and archived; raise buffer.memory.bytes if so many logs are written to at once"
+        "the buffer has entries, or the ends, of {slots} segments and room for no more: segments leave it as they are sealed and archived; raise buffer.memory.bytes if so many logs are written to at once, which takes effect at a start that finds the buffer empty (at level disk, buffer.disk.bytes, at the next start)"
     )]
     Slots {
         /// Segments that it has room for.

@@ -109,6 +109,12 @@ impl Layout {
         self.owner_at(self.chunks).next_multiple_of(PAGE)
     }
 
+    /// Whether the entries have as much room; how many slots there are may be another version's
+    /// choice.
+    pub(crate) fn same_size(&self, other: &Self) -> bool {
+        (self.chunks, self.chunk_bytes) == (other.chunks, other.chunk_bytes)
+    }
+
     /// Bytes in chunks.
     pub(crate) fn capacity(&self) -> u64 {
         u64::from(self.chunks) * self.chunk_bytes as u64

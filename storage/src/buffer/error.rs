@@ -135,9 +135,10 @@ pub enum Damage {
         /// What it is.
         now: Arc<str>,
     },
-    /// The size in the configuration has been changed.
+    /// The size in the configuration has been changed, and the buffer is empty. One that is not goes
+    /// on in the size that it has.
     #[error(
-        "{} was made for {found} bytes in chunks of {found_chunk}, and {bytes} in chunks of {chunk} are configured",
+        "{} is empty and was made for {found} bytes in chunks of {found_chunk}, and {bytes} in chunks of {chunk} are configured",
         .path.display()
     )]
     OtherSize {
