@@ -5,7 +5,9 @@ use super::live::{Live, Manifest};
 use super::record::{
     CHECKPOINT_BYTES, Change, FILE_HEADER_BYTES, FileHeader, Gather, MARKS_BYTES, Record, Stamp,
 };
-use super::{CREATE, HEALTH_BYTES, HEALTH_FILE, JournalError, JournalOptions, Location, file_name};
+use super::{
+    CREATE, GENERATION_MAX, HEALTH_BYTES, HEALTH_FILE, JournalError, JournalOptions, Location, file_name,
+};
 use bytes::Bytes;
 use piculet_quorum::batch::Place;
 use piculet_quorum::ids::Nonce;
@@ -70,7 +72,9 @@ impl<D: Disk> JournalCore<D> {
         }
         let mut health = create(&mut disk, HEALTH_FILE, HEALTH_BYTES)?;
         disk.sync(&mut health).map_err(|error| failed(&disk, HEALTH_FILE, "sync", error))?;
-        let generation = found.last().map_or(1, |last| last + 1);
+        // A stray file may have a number that leaves too few for those to come.
+        let generation =
+            found.last().map(|last| last + 1).filter(|next| *next < GENERATION_MAX / 2).unwrap_or(1);
         tracing::debug!(dir = %dir.display(), generation, "a new journal begins");
         let open = create_file(&mut disk, cluster, generation, options.file_bytes)?;
         let files = VecDeque::from([open.header.bytes]);

@@ -149,6 +149,8 @@ impl JournalError {
 const CREATE: &str = "create";
 
 const FILE_PREFIX: &str = "journal-";
+/// Records name a generation in 32 bits.
+const GENERATION_MAX: u64 = u32::MAX as u64;
 const HEALTH_FILE: &str = "health";
 /// Bytes of the file that keeps the reason of a failure.
 const HEALTH_BYTES: u64 = 4096;
@@ -157,7 +159,10 @@ fn file_name(generation: u64) -> String {
     format!("{FILE_PREFIX}{generation:016x}")
 }
 
+/// The generation of a file of ours. Others are left alone, also those of a generation that no
+/// record can name: there never was one, for that takes 2^32 files.
 fn generation_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix(FILE_PREFIX).filter(|digits| digits.len() == 16)?;
-    u64::from_str_radix(digits, 16).ok().filter(|generation| file_name(*generation) == name)
+    let generation = u64::from_str_radix(digits, 16).ok()?;
+    (generation < GENERATION_MAX && file_name(generation) == name).then_some(generation)
 }
