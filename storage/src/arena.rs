@@ -214,6 +214,9 @@ mod tests {
         assert!(matches!(busy, BufferError::Busy { .. }), "{busy}");
         let text = busy.to_string();
         assert!(text.contains(&path.display().to_string()) && text.contains("another process"), "{text}");
+        std::fs::remove_file(path.join("lock")).unwrap();
+        let busy = open(&path, &SMALL).unwrap_err();
+        assert!(matches!(busy, BufferError::Busy { .. }), "also when somebody removed the file: {busy}");
         drop(arena);
         open(&path, &SMALL).expect("it is free again");
     }

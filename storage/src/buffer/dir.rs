@@ -23,8 +23,9 @@ pub(crate) enum Sync {
 #[derive(Debug)]
 pub(crate) struct BufferDir {
     path: PathBuf,
-    /// Held open: the lock goes with the descriptor, however the process ends.
-    _lock: File,
+    /// The directory itself and a file in it, both locked: somebody may remove the file, and earlier
+    /// versions lock only that. Held open: a lock goes with its descriptor, however the process ends.
+    _locks: [File; 2],
 }
 
 impl BufferDir {
@@ -43,11 +44,15 @@ impl BufferDir {
             .mode(0o600)
             .open(path.join(LOCK_FILE))
             .map_err(failed("open the lock file"))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(BufferError::Busy { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => Err(failed("lock the lock file")(source)),
+        let locks = [File::open(path).map_err(failed("open the directory"))?, lock];
+        for lock in &locks {
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(BufferError::Busy { path: path.to_owned() }),
+                Err(TryLockError::Error(source)) => return Err(failed("lock the directory")(source)),
+            }
         }
+        Ok(Self { path: path.to_owned(), _locks: locks })
     }
 
     pub(crate) fn path(&self) -> &Path {
