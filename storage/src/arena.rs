@@ -194,6 +194,7 @@ pub(crate) fn map(file: &File, layout: &Layout, dir: &Arc<BufferDir>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::Sync;
     use std::io;
     use std::path::Path;
 
@@ -319,5 +320,17 @@ mod tests {
         assert!(chunks.iter().all(|chunk| chunk.view(0..64 << 10).iter().all(|byte| *byte == 2)));
         drop((chunks, arena));
         open(&one, &options).expect("what the last start left is no obstacle");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_replaced_leaves_no_other_behind() {
+        let Some(tmpfs) = Tmpfs::mount() else { return };
+        let dir = BufferDir::open(tmpfs.0.path()).unwrap();
+        dir.replace("small", b"before", Sync::No).unwrap();
+        for sync in [Sync::No, Sync::Yes] {
+            dir.replace("small", &vec![1; 5 << 20], sync).expect_err("it does not fit");
+            assert_eq!(dir.read("small").unwrap().as_deref(), Some(&b"before"[..]));
+            assert!(!tmpfs.0.path().join("small.new").exists(), "it would take all the room there is");
+        }
     }
 }

@@ -15,6 +15,8 @@ mod identity;
 mod tests;
 
 pub(crate) use dir::BufferDir;
+#[cfg(test)]
+pub(crate) use dir::Sync;
 pub use disk::DiskOptions;
 pub use error::{BufferError, Damage};
 

@@ -112,7 +112,16 @@ impl BufferDir {
             File::open(&self.path)?.sync_all()?;
             Ok(file)
         };
-        replace().map_err(|source| BufferError::Io { path: path.clone(), action: "write the file", source })
+        replace().map_err(|source| {
+            // On a full file system it would take the room that the one before needs to grow.
+            match std::fs::remove_file(&fresh) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!("cannot remove {}, which was not finished: {error}", fresh.display());
+                }
+                _ => {}
+            }
+            BufferError::Io { path: path.clone(), action: "write the file", source }
+        })
     }
 
     /// The file that holds the entries, if there is one.
