@@ -18,6 +18,7 @@ use crate::view::{self, ViewError};
 use piculet_client::transport::{Identity, TlsError};
 use piculet_meta::{MetaError, Metadata};
 use piculet_quorum::ids::{Level, LogId, NodeId, SegmentNumber};
+use piculet_storage::journal::Stopped;
 use piculet_storage::{BufferError, ObjectError, StoreError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -89,6 +90,16 @@ pub enum NodeError {
         /// Its level.
         level: Level,
         /// The first reason.
+        reason: Arc<str>,
+    },
+    /// A buffer finds no room for what it must put at rest.
+    #[error(
+        "the {level} buffer has stopped: {reason}. Nothing is lost: what was acknowledged is at rest, and counts again as soon as the node runs"
+    )]
+    BufferStopped {
+        /// Its level.
+        level: Level,
+        /// What it has no room for.
         reason: Arc<str>,
     },
     /// The life of the node's buffer is over.
@@ -234,9 +245,12 @@ impl Node {
             self.tasks.spawn(async move {
                 tokio::select! {
                     biased;
-                    reason = failed.wait_for(Option::is_some) => match reason.as_deref() {
-                        Ok(Some(reason)) => {
-                            Err(NodeError::BufferFailed { level, reason: Arc::clone(reason) })
+                    stopped = failed.wait_for(Option::is_some) => match stopped.as_deref().cloned() {
+                        Ok(Some(Stopped { reason, sound: true })) => {
+                            Err(NodeError::BufferStopped { level, reason })
+                        }
+                        Ok(Some(Stopped { reason, sound: false })) => {
+                            Err(NodeError::BufferFailed { level, reason })
                         }
                         // The buffer has gone with the node.
                         _ => Ok(()),

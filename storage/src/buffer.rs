@@ -21,7 +21,7 @@ pub use disk::DiskOptions;
 pub use error::{BufferError, Damage};
 
 use crate::arena::{Arena, ArenaOptions};
-use crate::journal::{Change, Journal};
+use crate::journal::{Change, Journal, Stopped};
 use crate::reopen::{Reopened, Segment};
 use crate::segment_buffer::SegmentBuffer;
 use crate::slots::Layout;
@@ -325,7 +325,7 @@ pub struct Buffer {
     arena: Arc<Arena>,
     rest: Rest,
     synced: watch::Sender<Position>,
-    failed: watch::Sender<Option<Arc<str>>>,
+    failed: watch::Sender<Option<Stopped>>,
 }
 
 /// Where what is not in the arena is at rest.
@@ -406,10 +406,10 @@ impl Buffer {
         }
     }
 
-    /// Why it cannot put things at rest any more, once that is so. It is so for good: the node must
-    /// stop, and the directory remembers.
+    /// Why it cannot put things at rest any more, once that is so. The node must stop; unless what was
+    /// announced is sound the directory remembers.
     #[must_use]
-    pub fn failed(&self) -> watch::Receiver<Option<Arc<str>>> {
+    pub fn failed(&self) -> watch::Receiver<Option<Stopped>> {
         match &self.rest {
             Rest::Memory(_) => self.failed.subscribe(),
             Rest::Disk(journal) => journal.failed(),

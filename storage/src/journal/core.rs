@@ -108,11 +108,9 @@ impl<D: Disk> JournalCore<D> {
         let staged = VecDeque::new();
         let mut core = Self { disk, options, cluster, live, staged, open, files, synced, failed: None };
         if let Err(error) = core.go_on(sealed, &names) {
-            if error.left_the_disk_alone() {
-                return Err(error);
-            }
             core.stop(&error);
-            return Err(core.failed.map_or(error, JournalError::Failed));
+            let reason = core.failed.filter(|_| !error.left_the_disk_alone());
+            return Err(reason.map_or(error, JournalError::Failed));
         }
         Ok(core)
     }
@@ -151,7 +149,8 @@ impl<D: Disk> JournalCore<D> {
     ///
     /// # Errors
     /// When the disk fails, or has failed before. It is not known then which of the changes are at
-    /// rest, and the journal has stopped for good.
+    /// rest, and the journal has stopped for good. It has stopped, too, when a file cannot be created,
+    /// but all that was flushed before is at rest then, and the next start goes on with it.
     pub fn flush(&mut self) -> Result<(), JournalError> {
         if let Some(reason) = &self.failed {
             return Err(JournalError::Failed(reason.clone()));
@@ -234,6 +233,7 @@ impl<D: Disk> JournalCore<D> {
     fn rotate(&mut self, gather: Gather, bytes: u64) -> Result<Gather, JournalError> {
         let generation = self.open.header.generation + 1;
         let wanted = file_bytes_for(&self.options, &self.live, bytes);
+        // First of all, while nothing is written: when there is no room for it, all is as it was.
         let next = create_file(&mut self.disk, self.cluster, generation, wanted)?;
         let mut sealed = self.gather_seal(gather);
         self.write_and_sync(&mut sealed)?;
@@ -299,11 +299,14 @@ impl<D: Disk> JournalCore<D> {
         Stamp { generation, salt, synced: self.synced }
     }
 
-    /// Keeps the first reason, here and on the disk.
+    /// Keeps the first reason, here and, unless the next start may go on all the same, on the disk.
     fn stop(&mut self, error: &JournalError) {
         let reason: Arc<str> = error.to_string().into();
         self.failed = Some(reason.clone());
         self.staged.clear();
+        if error.left_the_disk_alone() {
+            return;
+        }
         if let Err(error) = self.keep_reason(&reason) {
             tracing::error!(%error, "the reason why the journal has stopped cannot be kept");
         }
@@ -351,7 +354,7 @@ fn create_file<D: Disk>(
 
 fn create<D: Disk>(disk: &mut D, name: &str, bytes: u64) -> Result<D::File, JournalError> {
     disk.create(name, bytes).map_err(|error| match error.kind() {
-        io::ErrorKind::StorageFull => JournalError::NoSpace {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => JournalError::NoSpace {
             path: disk.path(name),
             wanted: bytes,
             free: disk.free_bytes().ok().flatten().unwrap_or(0),

@@ -33,7 +33,9 @@
 //! After a write or a sync has failed nobody knows what is at rest: pages that could not be written
 //! may be marked clean. The journal writes nothing more, and the file `health`, allocated beforehand,
 //! keeps the reason: the next start reports it as damage. The syncs of a start count like all others,
-//! for they put at rest what a killed process has left in the page cache.
+//! for they put at rest what a killed process has left in the page cache. Only when there is no room
+//! for the next file, which comes before anything else is written, everything is as it was: the journal
+//! stops, and the next start goes on with it when there is room.
 
 mod core;
 mod disk;
@@ -89,6 +91,16 @@ impl JournalOptions {
     }
 }
 
+/// Why a journal has stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// The first reason.
+    pub reason: Arc<str>,
+    /// Whether what was announced is at rest all the same, and the next start goes on with it. If not,
+    /// nobody knows what is, and nothing of it counts any more.
+    pub sound: bool,
+}
+
 /// A place in the journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Location {
@@ -139,7 +151,7 @@ pub enum JournalError {
 }
 
 impl JournalError {
-    /// Whether it came before anything was written: then what is at rest is as it was.
+    /// Whether it came before anything was written that is not synced: then what is at rest is known.
     fn left_the_disk_alone(&self) -> bool {
         matches!(self, Self::NoSpace { .. } | Self::Io { action: CREATE, .. })
     }

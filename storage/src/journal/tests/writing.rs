@@ -158,8 +158,16 @@ fn a_full_disk_is_refused_before_it_fails_and_says_what_to_do() {
     assert!(*wanted == SMALL.file_bytes && *free < *wanted);
     let text = error.to_string();
     assert!(text.contains("/simulated/journal-") && text.contains("make room"), "{text}");
-    let found = Replayed::read(driver.disk.process_end(), SMALL, CLUSTER).unwrap();
-    assert!(matches!(found.damage(), Some(Damage::FailedBefore { .. })), "also kept on a full disk");
+    let again = driver.flush().unwrap_err();
+    assert!(matches!(again, JournalError::Failed(_)), "it has stopped: {again}");
+    // Nothing that was not synced was written: a start needs room, and then has everything.
+    let left = driver.disk.process_end();
+    let found = Replayed::read(left.clone(), SMALL, CLUSTER).unwrap();
+    assert_eq!(found.damage(), None);
+    let error = found.resume().unwrap_err();
+    assert!(matches!(error, JournalError::NoSpace { .. }), "{error}");
+    left.set_capacity(1 << 20);
+    driver.reopen(left).unwrap();
 }
 
 #[test]
