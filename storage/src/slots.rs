@@ -10,7 +10,7 @@
 //! | up to a multiple of 4096 | zeros |
 //! | then the chunks | the batches of the segments |
 //!
-//! The header:
+//! The header, of which bytes 0..12 and 28..32 mean the same in every version:
 //!
 //! | bytes | field |
 //! |---|---|
@@ -63,7 +63,7 @@ use piculet_quorum::batch::{BatchEnd, Place};
 use piculet_quorum::ids::{Chain, Epoch, Index, LogId, SegmentNumber, Timestamp};
 
 const MAGIC: &[u8; 8] = b"PICULETA";
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 const PAGE: usize = 4096;
 /// Bytes of the header that have a meaning.
 pub(crate) const HEADER_BYTES: usize = 32;
@@ -135,6 +135,13 @@ impl Layout {
         let crc = crc32c::crc32c(&out[..28]);
         out[28..32].copy_from_slice(&crc.to_le_bytes());
         out
+    }
+
+    /// The format of a file whose header is sound and of a later version.
+    pub(crate) fn later_version(bytes: &[u8; HEADER_BYTES]) -> Option<u32> {
+        let u32_at = |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().expect("four bytes"));
+        let sound = &bytes[0..8] == MAGIC && u32_at(28) == crc32c::crc32c(&bytes[..28]);
+        Some(u32_at(8)).filter(|version| sound && *version > VERSION)
     }
 
     /// Reads the header of a file of this length; the error says what is wrong with it.

@@ -251,6 +251,28 @@ fn a_directory_of_another_cluster_is_refused_and_not_touched() {
 }
 
 #[test]
+fn files_of_a_later_version_are_refused_and_not_touched() {
+    // Where the checksum of a header lies, which covers what is before it.
+    for (name, checksum) in [("arena", 28), ("fences", 28)] {
+        let dir = dir();
+        leave(dir.path());
+        let path = dir.path().join(name);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[8] = 2;
+        let crc = crc32c::crc32c(&bytes[..checksum]);
+        bytes[checksum..checksum + 4].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(&path, &bytes).unwrap();
+        let error = Found::memory(dir.path(), &SMALL, CLUSTER).unwrap_err();
+        assert!(matches!(error, BufferError::Version { found: 2, expected: 1, .. }), "{error}");
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        bytes[checksum] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(matches!(found(dir.path()).damage(), Some(Damage::File { .. })), "it only looks like one");
+    }
+}
+
+#[test]
 fn missing_and_damaged_files_are_found() {
     for name in ["arena", "fences", "identity"] {
         let dir = dir();

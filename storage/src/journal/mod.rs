@@ -135,6 +135,19 @@ pub enum JournalError {
         /// Bytes free.
         free: u64,
     },
+    /// A file was written by a later version of this program. Nothing has been touched.
+    #[error(
+        "{} is of format {found}, this program knows {expected} only: run the version that wrote it, or give this node another directory",
+        .path.display()
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The format that this program knows.
+        expected: u32,
+    },
     /// The system refuses.
     #[error("cannot {action} {}: {source}; check the disk, the path and its permissions", .path.display())]
     Io {

@@ -4,7 +4,7 @@ use super::core::{JournalCore, LastFile, failed};
 use super::disk::Disk;
 use super::live::Manifest;
 use super::parse::{BadRecord, FoundRecord, latest_synced, parse};
-use super::record::{FILE_HEADER_BYTES, FileHeader};
+use super::record::{FILE_HEADER_BYTES, FileHeader, VERSION};
 use super::state::{BatchAt, State};
 use super::{FILE_PREFIX, HEALTH_FILE, JournalError, JournalOptions, Location, file_name, generation_of};
 use crate::buffer::Damage;
@@ -216,6 +216,9 @@ impl<'a, D: Disk> RowOfFiles<'a, D> {
             return damaged(length, "the file ends within its header".to_owned());
         }
         disk.read(&file, 0, &mut start).map_err(refused)?;
+        if let Some(found) = FileHeader::later_version(&start) {
+            return Err(JournalError::Version { path: disk.path(&name), found, expected: VERSION });
+        }
         let header = match FileHeader::decode(&start) {
             Ok(header) => header,
             Err(what) => return damaged(0, what),
