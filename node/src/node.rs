@@ -10,14 +10,15 @@ use crate::cleanup;
 use crate::config::{NodeConfig, PasswordError};
 use crate::core::Core;
 use crate::logs::TakeUpError;
-use crate::membership::{self, METADATA_WAIT, MembershipError};
+use crate::membership::{self, Life, METADATA_WAIT, MembershipError};
 use crate::open;
 use crate::peers::Peers;
 use crate::server::{self, Server, ServerError};
 use crate::view::{self, ViewError};
 use piculet_client::transport::{Identity, TlsError};
-use piculet_meta::MetaError;
-use piculet_quorum::ids::{Level, LogId, SegmentNumber};
+use piculet_meta::{MetaError, Metadata};
+use piculet_quorum::ids::{Level, LogId, NodeId, SegmentNumber};
+use piculet_storage::journal::Stopped;
 use piculet_storage::{BufferError, ObjectError, StoreError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -89,6 +90,16 @@ pub enum NodeError {
         /// Its level.
         level: Level,
         /// The first reason.
+        reason: Arc<str>,
+    },
+    /// A buffer finds no room for what it must put at rest.
+    #[error(
+        "the {level} buffer has stopped: {reason}. Nothing is lost: what was acknowledged is at rest, and counts again as soon as the node runs"
+    )]
+    BufferStopped {
+        /// Its level.
+        level: Level,
+        /// What it has no room for.
         reason: Arc<str>,
     },
     /// The life of the node's buffer is over.
@@ -234,9 +245,12 @@ impl Node {
             self.tasks.spawn(async move {
                 tokio::select! {
                     biased;
-                    reason = failed.wait_for(Option::is_some) => match reason.as_deref() {
-                        Ok(Some(reason)) => {
-                            Err(NodeError::BufferFailed { level, reason: Arc::clone(reason) })
+                    stopped = failed.wait_for(Option::is_some) => match stopped.as_deref().cloned() {
+                        Ok(Some(Stopped { reason, sound: true })) => {
+                            Err(NodeError::BufferStopped { level, reason })
+                        }
+                        Ok(Some(Stopped { reason, sound: false })) => {
+                            Err(NodeError::BufferFailed { level, reason })
                         }
                         // The buffer has gone with the node.
                         _ => Ok(()),
@@ -262,8 +276,10 @@ impl Node {
         tracing::error!(node = %self.core.id, %error, "the node must stop");
         let core = Arc::clone(&self.core);
         self.stop().await;
-        if let NodeError::BufferFailed { level, .. } = &error {
-            end_life(&core, *level).await;
+        if let NodeError::BufferFailed { level, .. } = &error
+            && let Some(life) = core.life(*level)
+        {
+            end_life(&*core.meta, &core.id, *level, &life).await;
         }
         error
     }
@@ -285,9 +301,8 @@ impl Node {
 
 /// Ends the life of a buffer that has failed, so that nobody waits for what it may have held; the
 /// next start does it in any case.
-async fn end_life(core: &Core, level: Level) {
-    let Some(life) = core.life(level) else { return };
-    let ended = membership::end_life(&*core.meta, &core.id, level, &life);
+pub(crate) async fn end_life(meta: &dyn Metadata, node: &NodeId, level: Level, life: &Life) {
+    let ended = membership::end_life(meta, node, level, life);
     match timeout(END_LIFE, ended).await {
         Ok(Ok(true)) => {
             tracing::info!(%level, incarnation = %life.incarnation, "this life of the buffer is over")

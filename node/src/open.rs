@@ -6,10 +6,11 @@ use crate::config::NodeConfig;
 use crate::core::{Core, LiveBuffer};
 use crate::logs::TakenUp;
 use crate::membership::{self, MembershipError, Place, Taken};
-use crate::node::NodeError;
+use crate::node::{NodeError, end_life};
 use piculet_meta::Metadata;
 use piculet_quorum::ids::{Level, Nonce};
 use piculet_quorum::meta::{IncarnationRecord, Snapshot};
+use piculet_storage::journal::JournalError;
 use piculet_storage::{BufferError, Contents, Found, Leftover, Objects};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +25,9 @@ pub(crate) async fn open(config: NodeConfig) -> Result<Arc<Core>, NodeError> {
     let options = config.metadata_options.options()?;
     let meta = piculet_meta::connect(&url, &options).await.map_err(NodeError::MetadataUrl)?;
     let joined = |source| match source {
+        MembershipError::Buffer(BufferError::Journal(JournalError::Failed(reason))) => {
+            NodeError::BufferFailed { level: Level::Disk, reason }
+        }
         MembershipError::Buffer(error) => NodeError::Buffer(error),
         source => NodeError::Metadata { url: url.clone(), source },
     };
@@ -88,7 +92,12 @@ pub(crate) async fn begin(
         let taken = membership::take_life(meta, &place, level, &mut found).await?;
         let reason = (!taken.kept).then(|| why(&found, &taken));
         let leftovers = if taken.kept { Vec::new() } else { found.leftovers() };
-        let (buffer, contents) = blocking(move || found.adopt(taken.kept)).await?;
+        let adopted = blocking(move || found.adopt(taken.kept)).await;
+        if let Err(BufferError::Journal(JournalError::Failed(_))) = &adopted {
+            // What it held may not be on the disk: nobody may count on it, nor wait for it.
+            end_life(meta, &config.name, level, &taken.life).await;
+        }
+        let (buffer, contents) = adopted?;
         let live = LiveBuffer { life: taken.life, buffer };
         all.push(Begun { level, live, taken, contents, reason, leftovers });
     }

@@ -44,7 +44,7 @@ impl ArenaOptions {
 pub enum Full {
     /// Too few chunks are free.
     #[error(
-        "the buffer is full: {wanted} bytes are needed and {free} of {capacity} are free; it empties as entries are archived: check that the object store is reachable, or raise buffer.memory.bytes (at level disk, buffer.disk.bytes)"
+        "the buffer is full: {wanted} bytes are needed and {free} of {capacity} are free; it empties as entries are archived: check that the object store is reachable, or raise buffer.memory.bytes, which takes effect at a start that finds the buffer empty (at level disk, buffer.disk.bytes, at the next start)"
     )]
     Chunks {
         /// Bytes needed, in whole chunks.
@@ -56,7 +56,7 @@ pub enum Full {
     },
     /// No slot is free.
     #[error(
-        "the buffer has entries, or the ends, of {slots} segments and room for no more: segments leave it as they are sealed and archived; raise buffer.memory.bytes if so many logs are written to at once"
+        "the buffer has entries, or the ends, of {slots} segments and room for no more: segments leave it as they are sealed and archived; raise buffer.memory.bytes if so many logs are written to at once, which takes effect at a start that finds the buffer empty (at level disk, buffer.disk.bytes, at the next start)"
     )]
     Slots {
         /// Segments that it has room for.
@@ -194,6 +194,7 @@ pub(crate) fn map(file: &File, layout: &Layout, dir: &Arc<BufferDir>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::Sync;
     use std::io;
     use std::path::Path;
 
@@ -214,6 +215,9 @@ mod tests {
         assert!(matches!(busy, BufferError::Busy { .. }), "{busy}");
         let text = busy.to_string();
         assert!(text.contains(&path.display().to_string()) && text.contains("another process"), "{text}");
+        std::fs::remove_file(path.join("lock")).unwrap();
+        let busy = open(&path, &SMALL).unwrap_err();
+        assert!(matches!(busy, BufferError::Busy { .. }), "also when somebody removed the file: {busy}");
         drop(arena);
         open(&path, &SMALL).expect("it is free again");
     }
@@ -316,5 +320,17 @@ mod tests {
         assert!(chunks.iter().all(|chunk| chunk.view(0..64 << 10).iter().all(|byte| *byte == 2)));
         drop((chunks, arena));
         open(&one, &options).expect("what the last start left is no obstacle");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_replaced_leaves_no_other_behind() {
+        let Some(tmpfs) = Tmpfs::mount() else { return };
+        let dir = BufferDir::open(tmpfs.0.path()).unwrap();
+        dir.replace("small", b"before", Sync::No).unwrap();
+        for sync in [Sync::No, Sync::Yes] {
+            dir.replace("small", &vec![1; 5 << 20], sync).expect_err("it does not fit");
+            assert_eq!(dir.read("small").unwrap().as_deref(), Some(&b"before"[..]));
+            assert!(!tmpfs.0.path().join("small.new").exists(), "it would take all the room there is");
+        }
     }
 }

@@ -15,11 +15,13 @@ mod identity;
 mod tests;
 
 pub(crate) use dir::BufferDir;
+#[cfg(test)]
+pub(crate) use dir::Sync;
 pub use disk::DiskOptions;
 pub use error::{BufferError, Damage};
 
 use crate::arena::{Arena, ArenaOptions};
-use crate::journal::{Change, Journal};
+use crate::journal::{Change, Journal, Stopped};
 use crate::reopen::{Reopened, Segment};
 use crate::segment_buffer::SegmentBuffer;
 use crate::slots::Layout;
@@ -246,6 +248,7 @@ impl Found {
         }
         let (arena, fences, segments) = if keep {
             let arena = arena.expect("a buffer without damage has its arena");
+            tell_other_size(&dir, &arena.layout, &layout);
             let (arena, segments) = arena.adopt();
             (arena, fences.expect("a buffer without damage has its fences"), segments)
         } else {
@@ -277,8 +280,8 @@ fn identify(
         let path = dir.path().to_owned();
         return Err(BufferError::OtherCluster { path, found: identity.cluster, expected: cluster });
     }
-    let (file_system, inode) = dir.whereabouts()?;
-    Ok((dir, identity, unreadable, Proof { file_system, inode, boot }))
+    let proof = dir.proof(boot)?;
+    Ok((dir, identity, unreadable, proof))
 }
 
 /// What an earlier process left of the arena, and what is wrong with it.
@@ -293,17 +296,32 @@ fn open_arena(
         Ok(found) => found,
         Err(damage) => return Ok((None, Some(damage))),
     };
-    // How many slots there are may have been another version's choice.
-    let sizes = |layout: &Layout| (layout.chunks, layout.chunk_bytes);
-    let other_size = (sizes(&found.layout) != sizes(layout)).then(|| Damage::OtherSize {
+    // What is there outlives a change of the settings: a new size waits until nothing is.
+    let other_size = found.segments().is_empty() && !found.layout.same_size(layout);
+    let other_size = other_size.then(|| Damage::OtherSize {
         path: dir.arena_file(),
         found: found.layout.capacity(),
         found_chunk: found.layout.chunk_bytes as u64,
         bytes: layout.capacity(),
         chunk: layout.chunk_bytes as u64,
     });
-    let damage = other_size.or_else(|| found.damage.clone());
+    let damage = found.damage.clone().or(other_size);
     Ok((Some(found), damage))
+}
+
+/// Says that a buffer goes on in the size that it has, if another is configured.
+fn tell_other_size(dir: &BufferDir, has: &Layout, configured: &Layout) {
+    if !has.same_size(configured) {
+        tracing::warn!(
+            file = %dir.arena_file().display(),
+            bytes = has.capacity(),
+            chunk_bytes = has.chunk_bytes,
+            configured_bytes = configured.capacity(),
+            configured_chunk_bytes = configured.chunk_bytes,
+            "the memory buffer keeps the size that it was made with, for it is not empty: the configured size \
+             takes effect at a start that finds it empty, as after a stop that could archive everything"
+        );
+    }
 }
 
 /// The buffer that a node keeps entries of one level in. Its directory stays locked while it, one of
@@ -313,7 +331,7 @@ pub struct Buffer {
     arena: Arc<Arena>,
     rest: Rest,
     synced: watch::Sender<Position>,
-    failed: watch::Sender<Option<Arc<str>>>,
+    failed: watch::Sender<Option<Stopped>>,
 }
 
 /// Where what is not in the arena is at rest.
@@ -401,10 +419,10 @@ impl Buffer {
         }
     }
 
-    /// Why it cannot put things at rest any more, once that is so. It is so for good: the node must
-    /// stop, and the directory remembers.
+    /// Why it cannot put things at rest any more, once that is so. The node must stop; unless what was
+    /// announced is sound the directory remembers.
     #[must_use]
-    pub fn failed(&self) -> watch::Receiver<Option<Arc<str>>> {
+    pub fn failed(&self) -> watch::Receiver<Option<Stopped>> {
         match &self.rest {
             Rest::Memory(_) => self.failed.subscribe(),
             Rest::Disk(journal) => journal.failed(),

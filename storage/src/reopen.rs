@@ -50,6 +50,9 @@ impl Reopened {
             return Ok(Err(damaged(format!("{file_bytes} bytes are too few for a buffer"))));
         }
         file.read_exact_at(&mut header, 0).map_err(dir.arena_failed("read the header"))?;
+        if let Some(found) = Layout::later_version(&header) {
+            return Err(BufferError::Version { path: dir.arena_file(), found, expected: slots::VERSION });
+        }
         match Layout::decode(&header, file_bytes) {
             Ok(layout) => {
                 // A copy may have holes, and a mapping must not: there would be no way to refuse.

@@ -10,7 +10,7 @@
 //! | up to a multiple of 4096 | zeros |
 //! | then the chunks | the batches of the segments |
 //!
-//! The header:
+//! The header, of which bytes 0..12 and 28..32 mean the same in every version:
 //!
 //! | bytes | field |
 //! |---|---|
@@ -25,7 +25,7 @@
 //!
 //! | bytes | field |
 //! |---|---|
-//! | 0..8 | serial number of the segment in this file, never used twice while anything refers to it; 0: the slot is free |
+//! | 0..8 | serial number of the segment in this file, never used twice while anything refers to it; `PICULETX`: the slot is free; 0: it was never used, and all of it is zeros |
 //! | 8..16 | sequence number of the copy that counts: copy 0 when it is even, copy 1 when it is odd |
 //! | 16..24, 24..32, 32..40 | log, segment, epoch |
 //! | 40..48 | CRC32C of bytes 0..8 and 16..40 |
@@ -63,7 +63,7 @@ use piculet_quorum::batch::{BatchEnd, Place};
 use piculet_quorum::ids::{Chain, Epoch, Index, LogId, SegmentNumber, Timestamp};
 
 const MAGIC: &[u8; 8] = b"PICULETA";
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 const PAGE: usize = 4096;
 /// Bytes of the header that have a meaning.
 pub(crate) const HEADER_BYTES: usize = 32;
@@ -75,6 +75,9 @@ const COPY_BYTES: usize = 64;
 /// Positions have so many bits.
 const POSITION_BITS: u32 = 48;
 const NEVER: u64 = u64::MAX;
+/// In the place of the serial number: the slot is free. Far from every serial number and from 0, so
+/// that no few flipped bits make a free slot of one that is not.
+const FREE: u64 = u64::from_le_bytes(*b"PICULETX");
 
 /// Where everything lies in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +109,12 @@ impl Layout {
         self.owner_at(self.chunks).next_multiple_of(PAGE)
     }
 
+    /// Whether the entries have as much room; how many slots there are may be another version's
+    /// choice.
+    pub(crate) fn same_size(&self, other: &Self) -> bool {
+        (self.chunks, self.chunk_bytes) == (other.chunks, other.chunk_bytes)
+    }
+
     /// Bytes in chunks.
     pub(crate) fn capacity(&self) -> u64 {
         u64::from(self.chunks) * self.chunk_bytes as u64
@@ -126,6 +135,13 @@ impl Layout {
         let crc = crc32c::crc32c(&out[..28]);
         out[28..32].copy_from_slice(&crc.to_le_bytes());
         out
+    }
+
+    /// The format of a file whose header is sound and of a later version.
+    pub(crate) fn later_version(bytes: &[u8; HEADER_BYTES]) -> Option<u32> {
+        let u32_at = |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().expect("four bytes"));
+        let sound = &bytes[0..8] == MAGIC && u32_at(28) == crc32c::crc32c(&bytes[..28]);
+        Some(u32_at(8)).filter(|version| sound && *version > VERSION)
     }
 
     /// Reads the header of a file of this length; the error says what is wrong with it.
@@ -190,9 +206,11 @@ impl Slot {
         place: &Place,
         extent: &Extent,
     ) -> Self {
-        assert!(serial > 0, "0 is no serial number");
+        assert!(serial > 0 && serial != FREE, "{serial} is no serial number");
         let slot = Self { number, serial, sequence: 0 };
         let at = layout.slot_at(number);
+        // One that was never used is free only for as long as all of it is zeros.
+        pool.store(at, FREE);
         for (word, value) in
             [0, place.log.0, place.segment.0, place.epoch.0, place_crc(serial, place)].into_iter().enumerate()
         {
@@ -217,7 +235,7 @@ impl Slot {
 
     /// Frees the slot: nothing is at rest of the segment any more.
     pub(crate) fn clear(self, pool: &Pool, layout: &Layout) -> u32 {
-        pool.store(layout.slot_at(self.number), 0);
+        pool.store(layout.slot_at(self.number), FREE);
         self.number
     }
 
@@ -236,10 +254,14 @@ impl Slot {
     pub(crate) fn read(pool: &Pool, layout: &Layout, number: u32) -> Result<Option<Taken>, (u64, String)> {
         let at = layout.slot_at(number);
         let serial = pool.load(at);
-        if serial == 0 {
+        let damaged = |what: &str| (at as u64, format!("slot {number} has {what}"));
+        if serial == FREE {
             return Ok(None);
         }
-        let damaged = |what: &str| (at as u64, format!("slot {number} has {what}"));
+        if serial == 0 {
+            let unused = (at..at + SLOT_BYTES).step_by(8).all(|word| pool.load(word) == 0);
+            return if unused { Ok(None) } else { Err(damaged("no serial number, but fields")) };
+        }
         let place = Place {
             log: LogId(pool.load(at + 16)),
             segment: SegmentNumber(pool.load(at + 24)),

@@ -290,7 +290,11 @@ impl Appends<'_> {
         let Some(local) = state.segments.get_mut(&segment) else { return };
         // What is here already was checked against what came before it when it came first.
         let before = if repeat { Timestamp(0) } else { local.buffer.end().last_timestamp };
-        if !repeat && local.buffer.begin(&header).is_err() {
+        if !repeat && let Err(full) = local.buffer.begin(&header) {
+            // The client is told only that there is no room: whoever can make some reads it here.
+            if let Some(passed_over) = self.shared.full.due(self.shared.core.clock.now()) {
+                tracing::warn!(log = %self.log, %segment, %full, passed_over, "appends are refused as overloaded");
+            }
             let level = self.slot.as_ref().map_or_else(Level::default, |slot| slot.level);
             let bytes = self.shared.core.buffer(level).map_or(0, |buffer| buffer.arena().capacity_bytes());
             self.shared.core.archive_now.notify_one();

@@ -6,6 +6,7 @@ mod append;
 mod control;
 mod propose;
 mod read;
+mod seldom;
 
 use crate::core::Core;
 use crate::peers::Peers;
@@ -16,6 +17,7 @@ use piculet_quorum::ids::Level;
 use piculet_quorum::wire::codec;
 use piculet_quorum::wire::frame::Kind;
 use piculet_quorum::wire::message::{Refusal, Request, Response};
+use seldom::Seldom;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -82,6 +84,8 @@ struct Shared {
     peers: Arc<Peers>,
     /// Where everything runs that is not the hot path.
     background: Handle,
+    /// Says why batches find no room.
+    full: Arc<Seldom>,
 }
 
 impl Server {
@@ -90,7 +94,7 @@ impl Server {
     /// # Errors
     /// When the port is in use, or the certificate is not one for a server.
     pub async fn start(core: Arc<Core>, identity: Identity, peers: Arc<Peers>) -> Result<Self, ServerError> {
-        let shared = Shared { core, peers, background: Handle::current() };
+        let shared = Shared { core, peers, background: Handle::current(), full: Arc::default() };
         let (stop, stopped) = watch::channel(false);
         let (ready, started) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -1,11 +1,13 @@
 //! The directory of a buffer: locked for as long as the buffer lives, with few files in it.
 
 use super::BufferError;
+use super::identity::{Boot, Proof};
 use crate::mapping::{FileSystem, allocate};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 const LOCK_FILE: &str = "lock";
 const ARENA_FILE: &str = "arena";
@@ -23,8 +25,9 @@ pub(crate) enum Sync {
 #[derive(Debug)]
 pub(crate) struct BufferDir {
     path: PathBuf,
-    /// Held open: the lock goes with the descriptor, however the process ends.
-    _lock: File,
+    /// The directory itself and a file in it, both locked: somebody may remove the file, and earlier
+    /// versions lock only that. Held open: a lock goes with its descriptor, however the process ends.
+    _locks: [File; 2],
 }
 
 impl BufferDir {
@@ -43,11 +46,15 @@ impl BufferDir {
             .mode(0o600)
             .open(path.join(LOCK_FILE))
             .map_err(failed("open the lock file"))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(BufferError::Busy { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => Err(failed("lock the lock file")(source)),
+        let locks = [File::open(path).map_err(failed("open the directory"))?, lock];
+        for lock in &locks {
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(BufferError::Busy { path: path.to_owned() }),
+                Err(TryLockError::Error(source)) => return Err(failed("lock the directory")(source)),
+            }
         }
+        Ok(Self { path: path.to_owned(), _locks: locks })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -69,13 +76,15 @@ impl BufferDir {
         move |source| BufferError::Io { path: path.clone(), action, source }
     }
 
-    /// What tells the directory from a copy of it: its file system and its inode there.
-    pub(crate) fn whereabouts(&self) -> Result<(u64, u64), BufferError> {
+    /// What tells the directory from a copy of it, in this boot of the machine or in any.
+    pub(crate) fn proof(&self, boot: Boot) -> Result<Proof, BufferError> {
         let failed =
             |source| BufferError::Io { path: self.path.clone(), action: "look at the directory", source };
         let dir = File::open(&self.path).map_err(failed)?;
-        let system = FileSystem::of(&dir).map_err(failed)?;
-        Ok((system.id, dir.metadata().map_err(failed)?.ino()))
+        let metadata = dir.metadata().map_err(failed)?;
+        let origin =
+            if boot == Boot::ANY { made_at(&metadata) } else { FileSystem::of(&dir).map_err(failed)?.id };
+        Ok(Proof { origin, inode: metadata.ino(), boot })
     }
 
     /// The bytes of a small file; `None` when there is none.
@@ -105,7 +114,16 @@ impl BufferDir {
             File::open(&self.path)?.sync_all()?;
             Ok(file)
         };
-        replace().map_err(|source| BufferError::Io { path: path.clone(), action: "write the file", source })
+        replace().map_err(|source| {
+            // On a full file system it would take the room that the one before needs to grow.
+            match std::fs::remove_file(&fresh) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!("cannot remove {}, which was not finished: {error}", fresh.display());
+                }
+                _ => {}
+            }
+            BufferError::Io { path: path.clone(), action: "write the file", source }
+        })
     }
 
     /// The file that holds the entries, if there is one.
@@ -187,4 +205,10 @@ impl BufferDir {
             _ => failed("allocate the file")(error),
         })
     }
+}
+
+/// When a file was made, in nanoseconds since 1970; 0 when its file system does not know.
+fn made_at(metadata: &Metadata) -> u64 {
+    let made = metadata.created().ok().and_then(|made| made.duration_since(UNIX_EPOCH).ok());
+    made.and_then(|made| u64::try_from(made.as_nanos()).ok()).unwrap_or(0)
 }

@@ -75,8 +75,7 @@ impl Found {
     /// version, when what it keeps does not fit into the memory any more, or when the system refuses.
     pub fn disk(dir: &Path, options: &DiskOptions, cluster: Nonce) -> Result<Self, BufferError> {
         let layout = Layout::new(&options.arena())?;
-        // A disk outlives the machine's next start: at this level there is only one boot.
-        let (dir, identity, unreadable, proof) = identify(dir, cluster, Boot(0))?;
+        let (dir, identity, unreadable, proof) = identify(dir, cluster, Boot::ANY)?;
         let path = dir.path().to_owned();
         let failed = |action| move |source| BufferError::Io { path: path.clone(), action, source };
         sync_above(dir.path()).map_err(failed.clone()("sync the directories above"))?;

@@ -125,24 +125,20 @@ pub enum Damage {
     },
     /// The directory was copied, restored or moved to another file system.
     #[error(
-        "{} is a copy: it was in use as inode {found_inode} of file system {found_fs:#018x}, and is inode {inode} of file system {fs:#018x}",
-        .path.display()
+        "{} is a copy: it was in use as {found}, and is {now}", .path.display()
     )]
     OtherDirectory {
         /// The directory.
         path: PathBuf,
-        /// The file system on which it was in use.
-        found_fs: u64,
-        /// Its inode there.
-        found_inode: u64,
-        /// The file system on which it is.
-        fs: u64,
-        /// Its inode.
-        inode: u64,
+        /// What it was when it was in use.
+        found: Arc<str>,
+        /// What it is.
+        now: Arc<str>,
     },
-    /// The size in the configuration has been changed.
+    /// The size in the configuration has been changed, and the buffer is empty. One that is not goes
+    /// on in the size that it has.
     #[error(
-        "{} was made for {found} bytes in chunks of {found_chunk}, and {bytes} in chunks of {chunk} are configured",
+        "{} is empty and was made for {found} bytes in chunks of {found_chunk}, and {bytes} in chunks of {chunk} are configured",
         .path.display()
     )]
     OtherSize {

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | 0..8 | `PICULETF` |
 //! | 8..12 | version, 1 |
-//! | 12..32 | zeros |
+//! | 12..32 | zeros; in later versions 28..32 are the CRC32C of bytes 0..28 |
 //! | then 32 for each record | |
 //!
 //! | bytes of a record | field |
@@ -58,6 +58,9 @@ impl Fences {
     pub(crate) fn read(dir: &Arc<BufferDir>) -> Result<Result<Self, Damage>, BufferError> {
         let path = dir.file(FILE);
         let Some(bytes) = dir.read(FILE)? else { return Ok(Err(Damage::Missing { path })) };
+        if let Some(found) = later_version(&bytes) {
+            return Err(BufferError::Version { path, found, expected: VERSION });
+        }
         let (epochs, records) = match decode(&bytes) {
             Ok(decoded) => decoded,
             Err((offset, what)) => return Ok(Err(Damage::File { path, offset, what })),
@@ -141,6 +144,14 @@ fn encode(log: LogId, epoch: Epoch) -> [u8; RECORD_BYTES] {
     let crc = crc32c::crc32c(&out[..28]);
     out[28..32].copy_from_slice(&crc.to_le_bytes());
     out
+}
+
+/// The format of a file that is of a later version, and no damaged one of this.
+fn later_version(bytes: &[u8]) -> Option<u32> {
+    let header: &[u8; RECORD_BYTES] = bytes.first_chunk().filter(|header| header.starts_with(MAGIC))?;
+    let u32_at = |at: usize| u32::from_le_bytes(*header[at..].first_chunk().expect("four bytes"));
+    let sound = u32_at(28) == crc32c::crc32c(&header[..28]);
+    Some(u32_at(8)).filter(|version| sound && *version > VERSION)
 }
 
 /// The fences in a file, and how many records it has; the error says what is wrong, and where.

@@ -9,8 +9,9 @@
 //! | 16..32 | cluster |
 //! | 32..40, 40..56 | incarnation and nonce of the life that was adopted last |
 //! | 56..64, 64..80 | incarnation and nonce of the unfinished swap |
-//! | 80..88, 88..96 | file system and inode of the directory, as it was adopted |
-//! | 96..112 | boot of the machine in which it was adopted |
+//! | 80..88 | where the directory was adopted: at level `memory` the id of its file system, at `disk` when it was made, in nanoseconds since 1970, 0 when nobody knows |
+//! | 88..96 | its inode there |
+//! | 96..112 | boot of the machine in which it was adopted; at level `disk` zeros |
 //! | 112..116 | CRC32C of bytes 0..112 |
 //!
 //! All numbers are little-endian; what is absent is zeros.
@@ -20,6 +21,7 @@ use super::{BufferError, Damage};
 use piculet_quorum::ids::{Incarnation, Nonce};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Its name in the directory.
 const FILE: &str = "identity";
@@ -30,10 +32,15 @@ const BYTES: usize = 116;
 /// A life of a buffer: its incarnation, and the value of the start that began it.
 pub(crate) type Life = (Incarnation, Nonce);
 
-/// What proves that a directory is where it was, on a machine that was not started again.
+/// What proves that a directory is where it was, at level `memory` on a machine that was not started
+/// again.
+///
+/// The id of a file system may follow from the number of its device, which is another after a start
+/// of the machine: only within one boot does it say anything. So at level `disk`, where boots do not
+/// count, the time at which the directory was made takes its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Proof {
-    pub(crate) file_system: u64,
+    pub(crate) origin: u64,
     pub(crate) inode: u64,
     pub(crate) boot: Boot,
 }
@@ -42,16 +49,29 @@ impl Proof {
     /// What is wrong when this was recorded for a directory that is at `path`, as `now` says.
     pub(crate) fn damage(&self, now: &Self, path: &Path) -> Option<Damage> {
         let path = path.to_owned();
-        if (self.file_system, self.inode) != (now.file_system, now.inode) {
-            let (found_fs, found_inode) = (self.file_system, self.inode);
-            let (fs, inode) = (now.file_system, now.inode);
-            return Some(Damage::OtherDirectory { path, found_fs, found_inode, fs, inode });
+        if !self.same_place(now) {
+            return Some(Damage::OtherDirectory { path, found: self.place(), now: now.place() });
         }
         (self.boot != now.boot).then(|| Damage::OtherBoot {
             path,
             found: self.boot.to_string().into(),
             expected: now.boot.to_string().into(),
         })
+    }
+
+    fn same_place(&self, now: &Self) -> bool {
+        // Not every file system knows when a directory was made.
+        let unknown = now.boot == Boot::ANY && (self.origin == 0 || now.origin == 0);
+        self.inode == now.inode && (unknown || self.origin == now.origin)
+    }
+
+    fn place(&self) -> Arc<str> {
+        let Self { origin, inode, boot } = self;
+        if *boot == Boot::ANY {
+            format!("inode {inode}, made {origin} ns after 1970").into()
+        } else {
+            format!("inode {inode} of file system {origin:#018x}").into()
+        }
     }
 }
 
@@ -60,6 +80,9 @@ impl Proof {
 pub(crate) struct Boot(pub(crate) u128);
 
 impl Boot {
+    /// Stands for all of them at level `disk`, for a disk outlives them.
+    pub(crate) const ANY: Self = Self(0);
+
     /// The boot that the machine is in.
     pub(crate) fn now() -> Result<Self, BufferError> {
         let path = Path::new("/proc/sys/kernel/random/boot_id");
@@ -128,7 +151,7 @@ impl Identity {
             out[at..at + 8].copy_from_slice(&incarnation.0.to_le_bytes());
             out[at + 8..at + 24].copy_from_slice(&nonce.0.to_le_bytes());
         }
-        out[80..88].copy_from_slice(&self.proof.file_system.to_le_bytes());
+        out[80..88].copy_from_slice(&self.proof.origin.to_le_bytes());
         out[88..96].copy_from_slice(&self.proof.inode.to_le_bytes());
         out[96..112].copy_from_slice(&self.proof.boot.0.to_le_bytes());
         let crc = crc32c::crc32c(&out[..112]);
@@ -148,11 +171,8 @@ impl Identity {
         let life = |bit: u32, at: usize| {
             (flags & bit != 0).then(|| (Incarnation(u64_at(bytes, at)), Nonce(u128_at(bytes, at + 8))))
         };
-        let proof = Proof {
-            file_system: u64_at(bytes, 80),
-            inode: u64_at(bytes, 88),
-            boot: Boot(u128_at(bytes, 96)),
-        };
+        let proof =
+            Proof { origin: u64_at(bytes, 80), inode: u64_at(bytes, 88), boot: Boot(u128_at(bytes, 96)) };
         Ok(Self { cluster: Nonce(u128_at(bytes, 16)), adopted: life(1, 32), unfinished: life(2, 56), proof })
     }
 }
@@ -177,7 +197,7 @@ mod tests {
         cluster: Nonce(0xc),
         adopted: Some((Incarnation(7), Nonce(0xa))),
         unfinished: Some((Incarnation(8), Nonce(0xb))),
-        proof: Proof { file_system: 0xf5, inode: 0x10de, boot: Boot(0xb007) },
+        proof: Proof { origin: 0xf5, inode: 0x10de, boot: Boot(0xb007) },
     };
 
     const GOLDEN: &str = concat!(
@@ -195,6 +215,26 @@ mod tests {
         assert_eq!(Identity::decode(&bytes), Ok(IDENTITY));
         let bare = Identity { adopted: None, unfinished: None, ..IDENTITY };
         assert_eq!(Identity::decode(&bare.encode()), Ok(bare));
+    }
+
+    #[test]
+    fn a_directory_is_known_by_what_outlives_its_level() {
+        let path = Path::new("dir");
+        let other = |proof: Proof, now: Proof| match proof.damage(&now, path) {
+            None => false,
+            Some(Damage::OtherDirectory { .. }) => true,
+            Some(damage) => panic!("{damage}"),
+        };
+        for boot in [Boot(7), Boot::ANY] {
+            let proof = Proof { origin: 5, inode: 6, boot };
+            assert!(!other(proof, proof));
+            assert!(other(proof, Proof { origin: 4, ..proof }));
+            assert!(other(proof, Proof { inode: 4, ..proof }));
+            let unknown = Proof { origin: 0, ..proof };
+            assert_eq!(other(proof, unknown), boot != Boot::ANY);
+            assert_eq!(other(unknown, proof), boot != Boot::ANY);
+            assert!(other(unknown, Proof { inode: 4, ..proof }));
+        }
     }
 
     #[test]

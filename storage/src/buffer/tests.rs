@@ -186,18 +186,33 @@ fn a_copied_directory_is_found_out() {
 }
 
 #[test]
-fn another_size_is_found_out() {
+fn another_size_waits_until_the_buffer_is_empty() {
     let dir = dir();
     leave(dir.path());
-    for (bytes, chunk_bytes) in [(128 << 10, 1 << 10), (64 << 10, 2 << 10)] {
+    for (bytes, chunk_bytes) in [(128 << 10, 1 << 10), (64 << 10, 2 << 10), (1 << 10, 1 << 10)] {
         let found = Found::memory(dir.path(), &ArenaOptions { bytes, chunk_bytes }, CLUSTER).unwrap();
-        assert!(
-            matches!(found.damage(), Some(Damage::OtherSize { found: 0x1_0000, .. })),
-            "{:?}",
-            found.damage()
-        );
-        assert_eq!(found.leftovers().len(), 1, "evidence");
+        assert_eq!(found.damage(), None, "{bytes} in {chunk_bytes}");
+        let (buffer, contents) = start(found);
+        let kept = &contents.segments[0].kept;
+        assert_eq!((buffer.arena().capacity_bytes(), buffer.arena().chunk_bytes()), (64 << 10, 1 << 10));
+        assert_eq!((kept.tail, &contents.fences[..]), (Index(3), &[(PLACE.log, Epoch(4))][..]));
     }
+    let (_, contents) = start(found(dir.path()));
+    contents.segments.into_iter().for_each(|segment| segment.buffer.remove());
+    let options = ArenaOptions { bytes: 128 << 10, ..SMALL };
+    let empty = Found::memory(dir.path(), &options, CLUSTER).unwrap();
+    assert!(
+        matches!(empty.damage(), Some(Damage::OtherSize { found: 0x1_0000, .. })),
+        "{:?}",
+        empty.damage()
+    );
+    assert_eq!(start(empty).0.arena().capacity_bytes(), 128 << 10);
+}
+
+#[test]
+fn an_empty_buffer_of_another_size_is_made_anew() {
+    let dir = dir();
+    drop(start(found(dir.path())));
     let options = ArenaOptions { bytes: 128 << 10, ..SMALL };
     stays_damaged(
         || Found::memory(dir.path(), &options, CLUSTER).unwrap(),
@@ -289,6 +304,28 @@ fn a_directory_of_another_cluster_is_refused_and_not_touched() {
     assert!(text.contains(&CLUSTER.to_string()) && text.contains(&Nonce(0xc2).to_string()), "{text}");
     let found = found(dir.path());
     assert_eq!((found.damage(), found.leftovers().len()), (None, 1));
+}
+
+#[test]
+fn files_of_a_later_version_are_refused_and_not_touched() {
+    // Where the checksum of a header lies, which covers what is before it.
+    for (name, checksum) in [("arena", 28), ("fences", 28)] {
+        let dir = dir();
+        leave(dir.path());
+        let path = dir.path().join(name);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[8] = 2;
+        let crc = crc32c::crc32c(&bytes[..checksum]);
+        bytes[checksum..checksum + 4].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(&path, &bytes).unwrap();
+        let error = Found::memory(dir.path(), &SMALL, CLUSTER).unwrap_err();
+        assert!(matches!(error, BufferError::Version { found: 2, expected: 1, .. }), "{error}");
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        bytes[checksum] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(matches!(found(dir.path()).damage(), Some(Damage::File { .. })), "it only looks like one");
+    }
 }
 
 #[test]

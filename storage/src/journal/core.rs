@@ -5,7 +5,9 @@ use super::live::{Live, Manifest};
 use super::record::{
     CHECKPOINT_BYTES, Change, FILE_HEADER_BYTES, FileHeader, Gather, MARKS_BYTES, Record, Stamp,
 };
-use super::{HEALTH_BYTES, HEALTH_FILE, JournalError, JournalOptions, Location, file_name};
+use super::{
+    CREATE, GENERATION_MAX, HEALTH_BYTES, HEALTH_FILE, JournalError, JournalOptions, Location, file_name,
+};
 use bytes::Bytes;
 use piculet_quorum::batch::Place;
 use piculet_quorum::ids::Nonce;
@@ -74,7 +76,9 @@ impl<D: Disk> JournalCore<D> {
         }
         let mut health = create(&mut disk, HEALTH_FILE, HEALTH_BYTES)?;
         disk.sync(&mut health).map_err(|error| failed(&disk, HEALTH_FILE, "sync", error))?;
-        let generation = found.last().map_or(1, |last| last + 1);
+        // A stray file may have a number that leaves too few for those to come.
+        let generation =
+            found.last().map(|last| last + 1).filter(|next| *next < GENERATION_MAX / 2).unwrap_or(1);
         tracing::debug!(dir = %dir.display(), generation, "a new journal begins");
         let open = create_file(&mut disk, cluster, generation, options.file_bytes)?;
         let files = VecDeque::from([open.header.bytes]);
@@ -88,44 +92,58 @@ impl<D: Disk> JournalCore<D> {
     /// Goes on behind what a replay has found: everything is synced, `last` sealed, and a new file begun.
     /// `sealed` are the files before it. However often that is done, it takes the room of one file: no file
     /// that was not filled keeps more than what is in it.
+    ///
+    /// # Errors
+    /// When there is too little room, or the system refuses. After a failed write or sync nobody knows
+    /// what is at rest of that which was found: then it is [`JournalError::Failed`], as the next start
+    /// will be told.
     pub(super) fn resume(
-        mut disk: D,
+        disk: D,
         options: JournalOptions,
         live: Live,
         last: ReadFile<D::File>,
         sealed: Vec<ReadFile<D::File>>,
     ) -> Result<Self, JournalError> {
         options.check()?;
-        let FileHeader { cluster, generation, .. } = last.header;
-        let mut open = OpenFile { file: last.file, header: last.header, end: last.end };
-        let mut files = VecDeque::with_capacity(sealed.len() + 2);
+        let names = disk.list().map_err(|error| failed(&disk, "", "list", error))?;
+        let ReadFile { file, header, end } = last;
+        let FileHeader { cluster, generation, .. } = header;
+        let (open, synced) = (OpenFile { file, header, end }, Location { generation, offset: end });
+        let (staged, files) = (VecDeque::new(), VecDeque::with_capacity(sealed.len() + 2));
+        let mut core = Self { disk, options, cluster, live, staged, open, files, synced, failed: None };
+        if let Err(error) = core.go_on(sealed, &names) {
+            core.stop(&error);
+            let reason = core.failed.filter(|_| !error.left_the_disk_alone());
+            return Err(reason.map_or(error, JournalError::Failed));
+        }
+        Ok(core)
+    }
+
+    fn go_on(&mut self, sealed: Vec<ReadFile<D::File>>, names: &[String]) -> Result<(), JournalError> {
+        let Self { disk, open, files, .. } = self;
+        let generation = open.header.generation;
         // What was read may be in the page cache alone; in the file before the last, too, when the
         // process ended between writing its seal and syncing it.
         for ReadFile { mut file, header, end } in sealed {
             let name = file_name(header.generation);
-            disk.sync(&mut file).map_err(|error| failed(&disk, &name, "sync", error))?;
-            files.push_back(shrink(&mut disk, &mut OpenFile { file, header, end }));
+            disk.sync(&mut file).map_err(|error| failed(disk, &name, "sync", error))?;
+            files.push_back(shrink(disk, &mut OpenFile { file, header, end }));
         }
-        let name = file_name(generation);
-        disk.sync(&mut open.file).map_err(|error| failed(&disk, &name, "sync", error))?;
+        disk.sync(&mut open.file).map_err(|error| failed(disk, &file_name(generation), "sync", error))?;
         let next = file_name(generation + 1);
-        if disk.list().map_err(|error| failed(&disk, "", "list", error))?.contains(&next) {
+        if names.contains(&next) {
             // It was made, and never promised by a seal.
-            remove(&mut disk, &next)?;
+            remove(disk, &next)?;
         }
-        let wanted = file_bytes_for(&options, &live, 0);
-        let new = create_file(&mut disk, cluster, generation + 1, wanted)?;
-        let synced = Location { generation, offset: last.end };
-        let staged = VecDeque::new();
-        let mut core = Self { disk, options, cluster, live, staged, open, files, synced, failed: None };
-        let mut seal = core.gather_seal(Gather::default());
-        core.write_and_sync(&mut seal)?;
-        let mut last = std::mem::replace(&mut core.open, new);
-        core.files.push_back(shrink(&mut core.disk, &mut last));
-        core.files.push_back(core.open.header.bytes);
-        core.checkpoint_alone()?;
-        core.collect()?;
-        Ok(core)
+        let wanted = file_bytes_for(&self.options, &self.live, 0);
+        let new = create_file(&mut self.disk, self.cluster, generation + 1, wanted)?;
+        let mut seal = self.gather_seal(Gather::default());
+        self.write_and_sync(&mut seal)?;
+        let mut last = std::mem::replace(&mut self.open, new);
+        self.files.push_back(shrink(&mut self.disk, &mut last));
+        self.files.push_back(self.open.header.bytes);
+        self.checkpoint_alone()?;
+        self.collect()
     }
 
     /// Takes a change, which is at rest after the next [`flush`](Self::flush).
@@ -138,7 +156,8 @@ impl<D: Disk> JournalCore<D> {
     ///
     /// # Errors
     /// When the disk fails, or has failed before. It is not known then which of the changes are at
-    /// rest, and the journal has stopped for good.
+    /// rest, and the journal has stopped for good. It has stopped, too, when a file cannot be created,
+    /// but all that was flushed before is at rest then, and the next start goes on with it.
     pub fn flush(&mut self) -> Result<(), JournalError> {
         if let Some(reason) = &self.failed {
             return Err(JournalError::Failed(reason.clone()));
@@ -221,6 +240,7 @@ impl<D: Disk> JournalCore<D> {
     fn rotate(&mut self, gather: Gather, bytes: u64) -> Result<Gather, JournalError> {
         let generation = self.open.header.generation + 1;
         let wanted = file_bytes_for(&self.options, &self.live, bytes);
+        // First of all, while nothing is written: when there is no room for it, all is as it was.
         let next = create_file(&mut self.disk, self.cluster, generation, wanted)?;
         let mut sealed = self.gather_seal(gather);
         self.write_and_sync(&mut sealed)?;
@@ -286,11 +306,14 @@ impl<D: Disk> JournalCore<D> {
         Stamp { generation, salt, synced: self.synced }
     }
 
-    /// Keeps the first reason, here and on the disk.
+    /// Keeps the first reason, here and, unless the next start may go on all the same, on the disk.
     fn stop(&mut self, error: &JournalError) {
         let reason: Arc<str> = error.to_string().into();
         self.failed = Some(reason.clone());
         self.staged.clear();
+        if error.left_the_disk_alone() {
+            return;
+        }
         if let Err(error) = self.keep_reason(&reason) {
             tracing::error!(%error, "the reason why the journal has stopped cannot be kept");
         }
@@ -357,12 +380,12 @@ fn create_file<D: Disk>(
 
 fn create<D: Disk>(disk: &mut D, name: &str, bytes: u64) -> Result<D::File, JournalError> {
     disk.create(name, bytes).map_err(|error| match error.kind() {
-        io::ErrorKind::StorageFull => JournalError::NoSpace {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => JournalError::NoSpace {
             path: disk.path(name),
             wanted: bytes,
             free: disk.free_bytes().ok().flatten().unwrap_or(0),
         },
-        _ => failed(disk, name, "create", error),
+        _ => failed(disk, name, CREATE, error),
     })
 }
 

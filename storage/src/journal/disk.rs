@@ -130,7 +130,13 @@ impl Disk for RealDisk {
     fn create(&mut self, name: &str, bytes: u64) -> io::Result<File> {
         let options = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).clone();
         let file = options.open(self.path(name))?;
-        allocate(&file, bytes)?;
+        if let Err(error) = allocate(&file, bytes) {
+            // It may have taken the last room there is.
+            if let Err(error) = std::fs::remove_file(self.path(name)) {
+                tracing::warn!("cannot remove {}, which was not filled: {error}", self.path(name).display());
+            }
+            return Err(error);
+        }
         Ok(file)
     }
 

@@ -32,7 +32,10 @@
 //! # A failure is for good
 //! After a write or a sync has failed nobody knows what is at rest: pages that could not be written
 //! may be marked clean. The journal writes nothing more, and the file `health`, allocated beforehand,
-//! keeps the reason: the next start reports it as damage.
+//! keeps the reason: the next start reports it as damage. The syncs of a start count like all others,
+//! for they put at rest what a killed process has left in the page cache. Only when there is no room
+//! for the next file, which comes before anything else is written, everything is as it was: the journal
+//! stops, and the next start goes on with it when there is room.
 
 mod core;
 mod disk;
@@ -88,6 +91,16 @@ impl JournalOptions {
     }
 }
 
+/// Why a journal has stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// The first reason.
+    pub reason: Arc<str>,
+    /// Whether what was announced is at rest all the same, and the next start goes on with it. If not,
+    /// nobody knows what is, and nothing of it counts any more.
+    pub sound: bool,
+}
+
 /// A place in the journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Location {
@@ -122,6 +135,19 @@ pub enum JournalError {
         /// Bytes free.
         free: u64,
     },
+    /// A file was written by a later version of this program. Nothing has been touched.
+    #[error(
+        "{} is of format {found}, this program knows {expected} only: run the version that wrote it, or give this node another directory",
+        .path.display()
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The format that this program knows.
+        expected: u32,
+    },
     /// The system refuses.
     #[error("cannot {action} {}: {source}; check the disk, the path and its permissions", .path.display())]
     Io {
@@ -137,7 +163,19 @@ pub enum JournalError {
     Failed(Arc<str>),
 }
 
+impl JournalError {
+    /// Whether it came before anything was written that is not synced: then what is at rest is known.
+    fn left_the_disk_alone(&self) -> bool {
+        matches!(self, Self::NoSpace { .. } | Self::Io { action: CREATE, .. })
+    }
+}
+
+/// What is done to a file before anything is written to it.
+const CREATE: &str = "create";
+
 const FILE_PREFIX: &str = "journal-";
+/// Records name a generation in 32 bits.
+const GENERATION_MAX: u64 = u32::MAX as u64;
 const HEALTH_FILE: &str = "health";
 /// Bytes of the file that keeps the reason of a failure.
 const HEALTH_BYTES: u64 = 4096;
@@ -146,7 +184,10 @@ fn file_name(generation: u64) -> String {
     format!("{FILE_PREFIX}{generation:016x}")
 }
 
+/// The generation of a file of ours. Others are left alone, also those of a generation that no
+/// record can name: there never was one, for that takes 2^32 files.
 fn generation_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix(FILE_PREFIX).filter(|digits| digits.len() == 16)?;
-    u64::from_str_radix(digits, 16).ok().filter(|generation| file_name(*generation) == name)
+    let generation = u64::from_str_radix(digits, 16).ok()?;
+    (generation < GENERATION_MAX && file_name(generation) == name).then_some(generation)
 }

@@ -53,7 +53,7 @@ pub(super) const FILE_HEADER_BYTES: usize = 64;
 pub(super) const RECORD_HEADER_BYTES: usize = 32;
 pub(super) const BATCH_PREFIX_BYTES: usize = 32;
 const MAGIC: &[u8; 8] = b"PICULETJ";
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 pub(super) const ALIGN: usize = 8;
 /// Pieces shorter than this are copied together: that is cheaper than one more vector to write.
 const COPY_BELOW: usize = 4096;
@@ -168,6 +168,12 @@ impl FileHeader {
 
     fn checksum(bytes: &[u8; FILE_HEADER_BYTES]) -> u32 {
         crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..])
+    }
+
+    /// The format of a file whose header is sound and of a later version.
+    pub(super) fn later_version(bytes: &[u8; FILE_HEADER_BYTES]) -> Option<u32> {
+        let sound = &bytes[..8] == MAGIC && Reader(&bytes[12..]).u32() == Self::checksum(bytes);
+        Some(Reader(&bytes[8..]).u32()).filter(|version| sound && *version > VERSION)
     }
 
     pub(super) fn decode(bytes: &[u8; FILE_HEADER_BYTES]) -> Result<Self, String> {

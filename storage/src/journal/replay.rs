@@ -4,7 +4,7 @@ use super::core::{JournalCore, ReadFile, failed};
 use super::disk::Disk;
 use super::live::Manifest;
 use super::parse::{BadRecord, FoundRecord, latest_synced, parse};
-use super::record::{FILE_HEADER_BYTES, FileHeader};
+use super::record::{FILE_HEADER_BYTES, FileHeader, VERSION};
 use super::state::{BatchAt, State};
 use super::{FILE_PREFIX, HEALTH_FILE, JournalError, JournalOptions, Location, file_name, generation_of};
 use crate::buffer::Damage;
@@ -108,7 +108,8 @@ impl<D: Disk> Replayed<D> {
     /// Goes on with what is here: it is made sure that all of it is at rest, and a new file begun.
     ///
     /// # Errors
-    /// When there is too little room, or the system refuses.
+    /// When there is too little room, or the system refuses. [`JournalError::Failed`] when that cannot
+    /// be made sure of: nothing of what is here counts then.
     ///
     /// # Panics
     /// If there is damage.
@@ -211,6 +212,9 @@ impl<'a, D: Disk> RowOfFiles<'a, D> {
             return damaged(length, "the file ends within its header".to_owned());
         }
         disk.read(&file, 0, &mut start).map_err(refused)?;
+        if let Some(found) = FileHeader::later_version(&start) {
+            return Err(JournalError::Version { path: disk.path(&name), found, expected: VERSION });
+        }
         let header = match FileHeader::decode(&start) {
             Ok(header) => header,
             Err(what) => return damaged(0, what),

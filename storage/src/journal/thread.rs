@@ -3,6 +3,7 @@
 use super::core::JournalCore;
 use super::disk::Disk;
 use super::record::{Change, batch_record_bytes};
+use super::{JournalError, Stopped};
 use crate::buffer::{Position, Synced};
 use parking_lot::{Condvar, Mutex};
 use piculet_quorum::batch::Place;
@@ -53,7 +54,7 @@ struct Shared {
     /// What has become durable and not been asked for.
     news: Mutex<BTreeMap<Place, Index>>,
     synced: watch::Sender<Position>,
-    failed: watch::Sender<Option<Arc<str>>>,
+    failed: watch::Sender<Option<Stopped>>,
     queue_bytes: u64,
     /// With less room than this it is nearly full.
     room_low: u64,
@@ -162,7 +163,7 @@ impl Journal {
 
     /// Why the journal has stopped, if it has: for good.
     #[must_use]
-    pub fn failed(&self) -> watch::Receiver<Option<Arc<str>>> {
+    pub fn failed(&self) -> watch::Receiver<Option<Stopped>> {
         self.shared.failed.subscribe()
     }
 }
@@ -232,7 +233,7 @@ impl Shared {
                 core.append(change);
             }
             if let Err(error) = core.flush() {
-                return self.stop(&error.to_string());
+                return self.stop(&error);
             }
             self.announce(news, position);
             let room = room_of(&core);
@@ -242,7 +243,7 @@ impl Shared {
             if closing && queue.changes.is_empty() {
                 drop(queue);
                 if let Err(error) = core.close() {
-                    self.stop(&error.to_string());
+                    self.stop(&error);
                 }
                 return;
             }
@@ -271,15 +272,19 @@ impl Shared {
         self.synced.send_if_modified(|synced| std::mem::replace(synced, position) != position);
     }
 
+    fn stop(&self, error: &JournalError) {
+        self.keep(Stopped { reason: error.to_string().into(), sound: error.left_the_disk_alone() });
+    }
+
     /// Keeps the first reason.
-    fn stop(&self, reason: &str) {
+    fn keep(&self, stopped: Stopped) {
         let mut queue = self.queue.lock();
         queue.stopped = true;
         queue.changes.clear();
         drop(queue);
         self.failed.send_if_modified(|failed| {
             let first = failed.is_none();
-            failed.get_or_insert_with(|| reason.into());
+            failed.get_or_insert(stopped);
             first
         });
     }
@@ -309,7 +314,8 @@ struct PanicGuard<'a>(&'a Shared);
 impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.stop("the thread of the journal has panicked");
+            let reason = "the thread of the journal has panicked".into();
+            self.0.keep(Stopped { reason, sound: false });
         }
     }
 }

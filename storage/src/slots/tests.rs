@@ -1,9 +1,11 @@
 use super::*;
 use crate::arena::ArenaOptions;
 use crate::fixture::PLACE;
-use crate::mapping::allocate;
+use crate::mapping::{allocate, hook};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const LAYOUT: Layout = Layout { chunk_bytes: 1024, chunks: 4, slots: 64 };
 
@@ -95,24 +97,49 @@ fn a_slot_and_an_owner_have_a_fixed_form() {
 
 #[test]
 fn every_flipped_bit_that_counts_is_found() {
-    let (_file, pool) = pool(&LAYOUT);
-    let slot = Slot::write(&pool, &LAYOUT, 1, 9, &PLACE, &EXTENT);
-    slot.publish(&pool, &LAYOUT, 4000);
-    let at = LAYOUT.slot_at(1);
-    let idle = (48..COPY_AT).chain(COPY_AT + COPY_BYTES..SLOT_BYTES);
-    let idle: Vec<usize> = idle.collect();
-    for bit in 0..SLOT_BYTES * 8 {
-        let word = at + bit / 64 * 8;
-        let value = pool.load(word);
-        pool.store(word, value ^ 1 << (bit % 64));
-        let read = Slot::read(&pool, &LAYOUT, 1);
-        if idle.contains(&(bit / 64 * 8)) {
-            read.unwrap().expect("what does not count is not looked at");
-        } else {
-            read.expect_err("a flipped bit");
+    // Those with one bit are one flip away from 0.
+    for serial in [1, 2, 4, 9, 1 << 40] {
+        let (_file, pool) = pool(&LAYOUT);
+        let slot = Slot::write(&pool, &LAYOUT, 1, serial, &PLACE, &EXTENT);
+        slot.publish(&pool, &LAYOUT, 4000);
+        let at = LAYOUT.slot_at(1);
+        let idle = (48..COPY_AT).chain(COPY_AT + COPY_BYTES..SLOT_BYTES);
+        let idle: Vec<usize> = idle.collect();
+        for bit in 0..SLOT_BYTES * 8 {
+            let word = at + bit / 64 * 8;
+            let value = pool.load(word);
+            pool.store(word, value ^ 1 << (bit % 64));
+            let read = Slot::read(&pool, &LAYOUT, 1);
+            if idle.contains(&(bit / 64 * 8)) {
+                read.unwrap().expect("what does not count is not looked at");
+            } else {
+                read.expect_err("a flipped bit");
+            }
+            pool.store(word, value);
         }
-        pool.store(word, value);
     }
+}
+
+#[test]
+fn a_slot_is_free_until_all_of_it_is_written() {
+    let (file, pool) = pool(&LAYOUT);
+    let copy = file.try_clone().unwrap();
+    let mut words = 0;
+    for serial in [1, 2] {
+        // What a process leaves that is killed just before any of the stores.
+        let (file, stores) = (copy.try_clone().unwrap(), Arc::new(AtomicU32::new(0)));
+        let (layout, counter) = (LAYOUT, stores.clone());
+        let look = move || {
+            let pool = Pool::new(&file, layout.chunks_at(), layout.chunk_bytes, layout.chunks, None).unwrap();
+            assert!(Slot::read(&pool, &layout, 3).unwrap().is_none(), "it is free");
+            counter.fetch_add(1, Ordering::Relaxed);
+        };
+        let slot = hook::with(look, || Slot::write(&pool, &LAYOUT, 3, serial, &PLACE, &EXTENT));
+        words += stores.load(Ordering::Relaxed);
+        assert_eq!(Slot::read(&pool, &LAYOUT, 3).unwrap().unwrap().2, EXTENT);
+        slot.clear(&pool, &LAYOUT);
+    }
+    assert_eq!(words, 2 * 15, "every store was looked at");
 }
 
 #[test]

@@ -120,7 +120,7 @@ static SETTINGS: [Setting; 36] = [
         "buffer.memory.bytes",
         bytes(MIB, 1 << 44),
         Bytes(ARENA_BYTES),
-        "Size of the memory buffer; a larger batch is always refused.",
+        "Size of the memory buffer; a larger batch is always refused. A change takes effect at a start that finds the buffer empty.",
     ),
     setting(
         "buffer.memory.chunk_bytes",

@@ -15,7 +15,7 @@ async fn shared(fixture: &Fixture) -> (Shared, [(Arc<Core>, Life); 2], Writer) {
     let writer = Writer::create(&fixture.meta, 1, &[(&*a.0, a.1), (&*b.0, b.1)]).await;
     a.0.refresh_log(writer.log).await.unwrap();
     let (core, peers) = (Arc::clone(&a.0), fixture.peers(&a.0));
-    (Shared { core, peers, background: Handle::current() }, [a, b], writer)
+    (Shared { core, peers, background: Handle::current(), full: Arc::default() }, [a, b], writer)
 }
 
 fn open(core: &Core, writer: &Writer) -> Open {

@@ -28,7 +28,7 @@ impl Site {
         let writer = Writer::create(&fixture.meta, 1, &[(&*a.0, a.1), (&*b.0, b.1)]).await;
         let sessions = [writer.open(&a.0).await, writer.open(&b.0).await];
         let (core, peers) = (Arc::clone(&a.0), fixture.peers(&a.0));
-        let shared = Shared { core, peers, background: Handle::current() };
+        let shared = Shared { core, peers, background: Handle::current(), full: Arc::default() };
         Self { fixture, meta, shared, members: [a, b], writer, sessions }
     }
 

@@ -302,6 +302,23 @@ fn a_journal_without_its_identity_and_an_identity_without_its_journal_are_damage
 }
 
 #[test]
+fn a_journal_of_a_later_version_is_refused_and_not_touched() {
+    let dir = dir();
+    leave(dir.path());
+    let path = journal_file(dir.path());
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[8] = 2;
+    std::fs::write(&path, &bytes).unwrap();
+    assert!(matches!(found(dir.path()).damage(), Some(Damage::File { .. })), "it only looks like one");
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..64]);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(&path, &bytes).unwrap();
+    let error = Found::disk(dir.path(), &SMALL, CLUSTER).unwrap_err().to_string();
+    assert!(error.contains("is of format 2") && error.contains(&path.display().to_string()), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
 fn a_copied_directory_and_another_cluster_are_found_out() {
     let dir = dir();
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));
@@ -314,6 +331,16 @@ fn a_copied_directory_and_another_cluster_are_found_out() {
     assert!(matches!(found(&two).damage(), Some(Damage::OtherDirectory { .. })));
     let error = Found::disk(&one, &SMALL, Nonce(0xc2)).unwrap_err();
     assert!(matches!(error, BufferError::OtherCluster { .. }), "{error}");
+}
+
+#[test]
+fn nothing_that_a_start_of_the_machine_may_change_proves_a_directory() {
+    let dir = dir();
+    leave(dir.path());
+    let made = std::fs::metadata(dir.path()).unwrap().created().unwrap();
+    let made = made.duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let proof = found(dir.path()).identity.unwrap().proof;
+    assert_eq!((u128::from(proof.origin), proof.boot), (made, Boot(0)), "not its file system's id");
 }
 
 #[test]

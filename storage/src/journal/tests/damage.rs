@@ -151,3 +151,28 @@ fn a_payload_that_looks_like_a_record_is_taken_for_none() {
     assert_eq!(latest_synced(&records(77), FILE_HEADER_BYTES, &header), synced);
     assert_eq!(latest_synced(&records(78), FILE_HEADER_BYTES, &header), Location::default());
 }
+
+#[test]
+fn a_stray_file_never_leads_to_a_generation_that_no_record_can_name() {
+    // The first two are none of ours; the others are read as the row's end, beyond a gap.
+    for (stray, ours) in [(1 << 32, false), (u64::MAX, false), (0xffff_fffe, true), (0x7fff_ffff, true)] {
+        let mut driver = Driver::new(12);
+        driver.batch(0, &[100], false);
+        driver.close().unwrap();
+        crate::journal::Disk::create(&mut driver.disk, &file_name(stray), 4096).unwrap();
+        for _ in 0..3 {
+            let replayed = replay(&driver.disk);
+            assert_eq!(replayed.damage().is_some(), ours, "{stray:x}: {:?}", replayed.damage());
+            if !ours {
+                driver.reopen(driver.disk.clone()).unwrap();
+                driver.close().unwrap();
+            }
+        }
+        if ours {
+            replay(&driver.disk).discard().unwrap().close().unwrap();
+            assert_eq!(replay(&driver.disk).damage(), None, "{stray:x}");
+            replay(&driver.disk).resume().unwrap().close().unwrap();
+            assert_eq!(files(&driver.disk).len(), 1, "{:?}", files(&driver.disk));
+        }
+    }
+}

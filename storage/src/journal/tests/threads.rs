@@ -96,7 +96,9 @@ fn a_failed_sync_is_announced_with_its_first_reason_and_nothing_is_synced_again(
     disk.fail_syncs_after(0);
     fence(2);
     until("it has failed", || journal.failed().borrow().is_some());
-    let reason = journal.failed().borrow().clone().unwrap();
+    let stopped = journal.failed().borrow().clone().unwrap();
+    let reason = &stopped.reason;
+    assert!(!stopped.sound);
     assert!(reason.contains("cannot sync") && reason.contains("the disk does not sync"), "{reason}");
     disk.fail_syncs_after(9);
     let syncs = disk.syncs();
@@ -104,7 +106,7 @@ fn a_failed_sync_is_announced_with_its_first_reason_and_nothing_is_synced_again(
         fence(epoch);
     }
     assert_eq!(*journal.synced().borrow(), first, "nothing is announced after a failure");
-    assert_eq!(*journal.failed().borrow(), Some(reason));
+    assert_eq!(*journal.failed().borrow(), Some(stopped));
     drop(journal);
     assert_eq!(disk.syncs(), syncs);
 }
@@ -143,4 +145,30 @@ fn batches_are_refused_while_the_disk_is_full_and_taken_again_afterwards() {
     disk.set_capacity(10 * SMALL.file_bytes);
     until("somebody made room", || put_batch(&journal, &mut batches, &[4000]).is_ok());
     assert!(journal.failed().borrow().is_none());
+}
+
+#[test]
+fn a_journal_that_finds_no_room_for_a_file_stops_and_says_that_nothing_is_lost() {
+    let disk = SimulatedDisk::new(6);
+    let journal = start(&disk, SMALL);
+    let fence = |epoch| journal.put(Change::Fence { log: LogId(1), epoch: Epoch(epoch) });
+    let first = fence(1);
+    until("the first is at rest", || *journal.synced().borrow() == first);
+    disk.set_capacity(0);
+    let mut epoch = 1;
+    until("a file is full", || {
+        epoch += 1;
+        fence(epoch);
+        journal.failed().borrow().is_some()
+    });
+    let stopped = journal.failed().borrow().clone().unwrap();
+    assert!(stopped.sound && stopped.reason.contains("no room for the journal"), "{stopped:?}");
+    let synced = journal.synced().borrow().0;
+    drop(journal);
+    disk.set_capacity(1 << 20);
+    let found = Replayed::read(disk, SMALL, CLUSTER).unwrap();
+    assert_eq!(found.damage(), None);
+    // Only fences were put, so a position is an epoch.
+    assert!(contents(&found).fences[&LogId(1)] >= Epoch(synced));
+    found.resume().unwrap();
 }

@@ -99,6 +99,27 @@ fn a_failed_sync_stops_the_journal_for_good_and_the_next_start_knows() {
 }
 
 #[test]
+fn a_start_that_cannot_sync_what_it_found_stops_the_journal_for_good_as_well() {
+    // What a killed process leaves is in the page cache, and the start must put it at rest: after a
+    // failed sync the next start would find the same pages, clean, and nothing of them on the disk.
+    for syncs in 0..3 {
+        let mut driver = Driver::new(11);
+        driver.batch(0, &[10], false);
+        driver.flush().unwrap();
+        let disk = driver.disk.process_end();
+        disk.fail_syncs_after(syncs);
+        let error = Replayed::read(disk.clone(), SMALL, CLUSTER).unwrap().resume().unwrap_err();
+        let JournalError::Failed(reason) = error else { panic!("{error}") };
+        let next = Replayed::read(disk.process_end(), SMALL, CLUSTER).unwrap();
+        let damage = next.damage();
+        assert!(
+            matches!(damage, Some(Damage::FailedBefore { reason: kept, .. }) if *kept == reason),
+            "sync {syncs}: {damage:?}"
+        );
+    }
+}
+
+#[test]
 fn discarding_leaves_an_empty_journal_without_a_trace_of_failure() {
     let mut driver = Driver::new(5);
     driver.batch(0, &[10], false);
@@ -137,8 +158,16 @@ fn a_full_disk_is_refused_before_it_fails_and_says_what_to_do() {
     assert!(*wanted == SMALL.file_bytes && *free < *wanted);
     let text = error.to_string();
     assert!(text.contains("/simulated/journal-") && text.contains("make room"), "{text}");
-    let found = Replayed::read(driver.disk.process_end(), SMALL, CLUSTER).unwrap();
-    assert!(matches!(found.damage(), Some(Damage::FailedBefore { .. })), "also kept on a full disk");
+    let again = driver.flush().unwrap_err();
+    assert!(matches!(again, JournalError::Failed(_)), "it has stopped: {again}");
+    // Nothing that was not synced was written: a start needs room, and then has everything.
+    let left = driver.disk.process_end();
+    let found = Replayed::read(left.clone(), SMALL, CLUSTER).unwrap();
+    assert_eq!(found.damage(), None);
+    let error = found.resume().unwrap_err();
+    assert!(matches!(error, JournalError::NoSpace { .. }), "{error}");
+    left.set_capacity(1 << 20);
+    driver.reopen(left).unwrap();
 }
 
 #[test]
