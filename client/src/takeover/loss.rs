@@ -27,7 +27,7 @@ pub(crate) async fn record_loss(
     let name = pool.view(log, None).await?.record.value.name.clone();
     let holder = cut(&format!("recovery by {}", options.name));
     let deadline = Instant::now() + options.takeover_timeout;
-    Takeover { pool, options, log, name: &name, holder, deadline }.record_loss(segment).await
+    Takeover { pool, options, store: None, log, name: &name, holder, deadline }.record_loss(segment).await
 }
 
 /// Whether a sealed segment waits for holders that are gone for good.

@@ -185,8 +185,9 @@ impl Meta {
 
     pub(crate) fn segment(&self, log: LogId, number: SegmentNumber) -> Option<SegmentView> {
         let record = self.snapshot.segment(&Key::Segment(log, number))?;
-        let archived = self.snapshot.row(log, number).unwrap().end(&record.value);
-        Some(SegmentView { record, archived })
+        let row = self.snapshot.row(log, number).unwrap();
+        let (archived, last) = (row.end(&record.value), row.last());
+        Some(SegmentView { record, archived, last })
     }
 
     /// Whether there was such a log.

@@ -138,14 +138,14 @@ async fn view(
             break;
         }
         let Some(record) = snapshot.segment(key) else { continue };
-        let archived = if let SegmentState::Archived(at) = &record.value.state {
-            *at
+        let (archived, last) = if let SegmentState::Archived(at) = &record.value.state {
+            (*at, None)
         } else {
             let parts = meta.read(&[], &[Range::Parts(log, *number)]).await.map_err(refusal)?;
             let row = parts.row(log, *number).map_err(|first| damaged(log, *number, first))?;
-            row.end(&record.value)
+            (row.end(&record.value), row.last())
         };
-        segments.insert(*number, SegmentView { record, archived });
+        segments.insert(*number, SegmentView { record, archived, last });
     }
     let Some(config) = snapshot.config(&keys[1]) else {
         return Err(Refusal::Unavailable(format!("metadata are damaged: log {log} has no config record")));
