@@ -224,7 +224,7 @@ impl Meta {
     }
 
     /// Folds the batches of a part into the table of producers.
-    fn fold(&mut self, number: SegmentNumber, from: Index, batches: &Batches) {
+    pub(super) fn fold(&mut self, number: SegmentNumber, from: Index, batches: &Batches) {
         let base = self.segment(self.log(), number).expect("the segment exists").record.value.base;
         for (header, bytes) in batches.iter().filter(|(header, _)| header.first >= from) {
             let mut verifier = BatchVerifier::new(*header, Timestamp(0));
