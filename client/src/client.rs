@@ -210,9 +210,10 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Held`] when a live writer has the log; [`Error::NotFound`] when there is no such
-    /// log; [`Error::Setting`] or [`Error::Store`] when its durability is [`Level::Object`](crate::Level::Object) and the client has
-    /// no object store, or cannot write to it. [`Error::TakeOver`] when too few nodes are there, or another takes the log over at the
-    /// same time. [`Error::Lost`] and [`Error::Alarm`] when the log needs an operator.
+    /// log. [`Error::Setting`] or [`Error::Store`] when its durability is
+    /// [`Level::Object`](crate::Level::Object) and the client has no object store, or cannot write to it.
+    /// [`Error::TakeOver`] when too few nodes are there, or another takes the log over at the same
+    /// time. [`Error::Lost`] and [`Error::Alarm`] when the log needs an operator.
     pub async fn open(&self, name: &LogName) -> Result<LogWriter, Error> {
         let taken = takeover::open(&self.pool, &self.store, &self.options, name).await?;
         Ok(LogWriter::start(self.pool.clone(), self.store.clone(), &self.options, taken))
@@ -224,9 +225,9 @@ impl Client {
     /// Not cancel-safe: a future that is dropped may have fenced the writer before.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is no such log. [`Error::TakeOver`] when too few nodes are
-    /// there, or another takes the log over at the same time. [`Error::Lost`] and
-    /// [`Error::Alarm`] when the log needs an operator.
+    /// [`Error::NotFound`] when there is no such log. [`Error::Setting`] and [`Error::Store`] as
+    /// [`open`](Self::open). [`Error::TakeOver`] when too few nodes are there, or another takes the log
+    /// over at the same time. [`Error::Lost`] and [`Error::Alarm`] when the log needs an operator.
     pub async fn take_over(&self, name: &LogName) -> Result<LogWriter, Error> {
         let taken = takeover::take_over(&self.pool, &self.store, &self.options, name).await?;
         Ok(LogWriter::start(self.pool.clone(), self.store.clone(), &self.options, taken))

@@ -186,7 +186,8 @@ impl Meta {
     pub(crate) fn segment(&self, log: LogId, number: SegmentNumber) -> Option<SegmentView> {
         let record = self.snapshot.segment(&Key::Segment(log, number))?;
         let row = self.snapshot.row(log, number).unwrap();
-        let (archived, last) = (row.end(&record.value), row.last());
+        let whole = matches!(record.value.state, SegmentState::Archived(_));
+        let (archived, last) = (row.end(&record.value), row.last().filter(|_| !whole));
         Some(SegmentView { record, archived, last })
     }
 

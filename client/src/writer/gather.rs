@@ -18,6 +18,9 @@ impl Shared {
     /// Everything that waits to be archived, up to about so many bytes; none while nothing does.
     pub(super) fn gather(&self, bytes: u64) -> Option<Gathered> {
         let mut state = self.lock();
+        if state.is_stopped() {
+            return None;
+        }
         self.flush(&mut state);
         let next = state.writer.waiting(bytes)?;
         let retained = state.retained.get(&next.segment).expect("what is not released is retained");
@@ -32,6 +35,10 @@ impl Shared {
     /// A part that ends there is recorded.
     pub(super) fn archived(&self, segment: SegmentNumber, end: Index) {
         let mut state = self.lock();
+        if state.is_stopped() {
+            // What became of it is read from the metadata.
+            return;
+        }
         // The machine must know of every entry before it parks the log.
         self.flush(&mut state);
         state.writer.handle_archived(self.now(), segment, end);

@@ -57,6 +57,9 @@ use tokio::task::JoinHandle;
 /// it is archived: no node holds anything for it, and there is no traffic. The next append takes
 /// two round trips more, to the metadata, than others.
 ///
+/// Of a log of durability [`Level::Object`] no node holds anything: the writer's own tasks put the
+/// entries into the object store, and what waits is lost with its process.
+///
 /// Dropping the writer gives up what is not acknowledged yet: [`close`](Self::close) it.
 pub struct LogWriter {
     shared: Arc<Shared>,

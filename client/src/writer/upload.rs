@@ -148,7 +148,7 @@ impl Uploader<'_> {
         };
         let revision = self.record(&part).await?;
         tracing::debug!(part = %header.name(), bytes = encoded.bytes, "archived a part");
-        self.last = Some(Last { segment, first, at, revision });
+        self.last = revision.map(|revision| Last { segment, first, at, revision });
         self.producers = Some(encoded.producers);
         self.shared.archived(segment, to);
         Ok(())
@@ -202,14 +202,15 @@ impl Uploader<'_> {
         }
     }
 
-    /// T3. Returns the revision of the part's record.
-    async fn record(&self, part: &RecordPart) -> Result<Revision, Broken> {
+    /// T3. Returns the revision of the part's record; none when it is not told, for the segment has
+    /// been sealed behind the part and takes no other.
+    async fn record(&self, part: &RecordPart) -> Result<Option<Revision>, Broken> {
         let mut trouble = Trouble::new(self.shared, "to record a part");
         loop {
             let why = match self.metadata.record(part).await {
                 Ok(TxnOutcome::Applied(revision)) => {
                     trouble.over();
-                    return Ok(revision);
+                    return Ok(Some(revision));
                 }
                 Ok(TxnOutcome::Refused) | Err(CallError::Refused(_) | CallError::Gone(_)) => {
                     // An earlier sending may have been carried out, and its answer lost.
@@ -227,13 +228,18 @@ impl Uploader<'_> {
         }
     }
 
-    /// The revision of this very part, when it is the last of its segment.
-    async fn recorded(&self, part: &RecordPart) -> Option<Revision> {
+    /// Whether this very part is the last of its segment, and the revision of its record where that is
+    /// told.
+    async fn recorded(&self, part: &RecordPart) -> Option<Option<Revision>> {
         let view = self.metadata.view(Some(part.segment)).await.ok()?;
-        let seen = view.segments.get(&part.segment)?;
-        let (first, revision) = seen.last?;
-        let same = seen.record.value.epoch == part.read.value.epoch && seen.archived == part.part.at;
-        (same && first == part.first).then_some(revision)
+        let epoch = part.read.value.epoch;
+        let Some(seen) = view.segments.get(&part.segment) else {
+            // Trimmed away under this writer, who seals only what is archived whole.
+            let mine = view.record.value.epoch == epoch && part.segment < view.first_segment;
+            return mine.then_some(None);
+        };
+        let same = seen.record.value.epoch == epoch && seen.archived == part.part.at;
+        same.then(|| seen.last.filter(|(first, _)| *first == part.first).map(|(_, revision)| revision))
     }
 }
 

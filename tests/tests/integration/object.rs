@@ -4,8 +4,12 @@ use piculet_client::{Client, ClientOptions, Error, Level, LogName, Offset, Store
 use piculet_tests::{Appender, Setup, Stage, StoreKind, bounded, command, read_all, run_piculet, with_stage};
 use std::fs;
 use std::process::Stdio;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
+
+/// Pause behind every fifty lines: a load that leaves a shared machine room for the nodes.
+const PACE: Duration = Duration::from_millis(2);
 
 /// A client with the store of the cluster, and a new log of level `object`.
 async fn client_and_log(stage: &Stage) -> (Client, LogName) {
@@ -87,6 +91,9 @@ async fn a_writer_killed_during_its_uploads_has_lost_nothing_that_it_acknowledge
                 for line in 0_u64.. {
                     if input.write_all(format!("{round}/{line}\n").as_bytes()).await.is_err() {
                         break;
+                    }
+                    if line % 50 == 0 {
+                        tokio::time::sleep(PACE).await;
                     }
                 }
                 std::future::pending().await

@@ -158,6 +158,23 @@ async fn a_takeover_keeps_a_part_whose_answer_was_lost_and_its_writer_learns_of_
 }
 
 #[tokio::test]
+async fn a_part_whose_answer_was_lost_does_not_hold_up_the_next_segment() {
+    let cluster = Cluster::start(&NODES);
+    let (_, name) = client_and_log(&cluster).await;
+    let client = client(&cluster, |options| options.writer.segment_bytes = 1).await;
+    let writer = soon(client.open(&name)).await.unwrap();
+    cluster.record_parts(Recording::Unanswered);
+    let (first, second) = (writer.append("x0"), writer.append("x1"));
+    // The roll waits for the archive, and learns of the part from the metadata.
+    assert_eq!(soon(first).await.unwrap(), Offset(0));
+    until(|| writer.status().rolls == 1).await;
+    cluster.record_parts(Recording::Fine);
+    assert_eq!(soon(second).await.unwrap(), Offset(1));
+    append_all(&writer, &numbered("x", 2..4)).await;
+    assert_eq!(everything(&client, &name).await, numbered("x", 0..4));
+}
+
+#[tokio::test]
 async fn producers_are_known_from_the_newest_part_and_stay_in_every_later_one() {
     let cluster = Cluster::start(&NODES);
     let (first, name) = client_and_log(&cluster).await;
