@@ -164,10 +164,10 @@ async fn a_part_whose_answer_was_lost_does_not_hold_up_the_next_segment() {
     let client = client(&cluster, |options| options.writer.segment_bytes = 1).await;
     let writer = soon(client.open(&name)).await.unwrap();
     cluster.record_parts(Recording::Unanswered);
-    let (first, second) = (writer.append("x0"), writer.append("x1"));
     // The roll waits for the archive, and learns of the part from the metadata.
-    assert_eq!(soon(first).await.unwrap(), Offset(0));
+    assert_eq!(soon(writer.append("x0")).await.unwrap(), Offset(0));
     until(|| writer.status().rolls == 1).await;
+    let second = writer.append("x1");
     cluster.record_parts(Recording::Fine);
     assert_eq!(soon(second).await.unwrap(), Offset(1));
     append_all(&writer, &numbered("x", 2..4)).await;
