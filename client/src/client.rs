@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::options::ClientOptions;
 use crate::pool::Pool;
 use crate::reader::{self, LogReader, ReadOptions, Start};
+use crate::store::Store;
 use crate::takeover;
 use crate::writer::LogWriter;
 use futures::future::join_all;
@@ -25,6 +26,7 @@ use tokio::time::Instant;
 #[derive(Clone)]
 pub struct Client {
     pool: Arc<Pool>,
+    store: Arc<Store>,
     options: Arc<ClientOptions>,
 }
 
@@ -61,7 +63,8 @@ impl Client {
         if let Err(error) = pool.nodes().await {
             tracing::warn!(%error, "connected, but the list of nodes cannot be read yet");
         }
-        Ok(Self { pool, options: Arc::new(options) })
+        let store = Arc::new(Store::new(&options));
+        Ok(Self { pool, store, options: Arc::new(options) })
     }
 
     /// Creates a log.
@@ -207,11 +210,13 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Held`] when a live writer has the log; [`Error::NotFound`] when there is no such
-    /// log. [`Error::TakeOver`] when too few nodes are there, or another takes the log over at the
-    /// same time. [`Error::Lost`] and [`Error::Alarm`] when the log needs an operator.
+    /// log. [`Error::Setting`] or [`Error::Store`] when its durability is
+    /// [`Level::Object`](crate::Level::Object) and the client has no object store, or cannot write to it.
+    /// [`Error::TakeOver`] when too few nodes are there, or another takes the log over at the same
+    /// time. [`Error::Lost`] and [`Error::Alarm`] when the log needs an operator.
     pub async fn open(&self, name: &LogName) -> Result<LogWriter, Error> {
-        let taken = takeover::open(&self.pool, &self.options, name).await?;
-        Ok(LogWriter::start(self.pool.clone(), &self.options, taken))
+        let taken = takeover::open(&self.pool, &self.store, &self.options, name).await?;
+        Ok(LogWriter::start(self.pool.clone(), self.store.clone(), &self.options, taken))
     }
 
     /// Becomes the log's only writer by force: fences the one before, alive or not, finds out where
@@ -220,12 +225,12 @@ impl Client {
     /// Not cancel-safe: a future that is dropped may have fenced the writer before.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is no such log. [`Error::TakeOver`] when too few nodes are
-    /// there, or another takes the log over at the same time. [`Error::Lost`] and
-    /// [`Error::Alarm`] when the log needs an operator.
+    /// [`Error::NotFound`] when there is no such log. [`Error::Setting`] and [`Error::Store`] as
+    /// [`open`](Self::open). [`Error::TakeOver`] when too few nodes are there, or another takes the log
+    /// over at the same time. [`Error::Lost`] and [`Error::Alarm`] when the log needs an operator.
     pub async fn take_over(&self, name: &LogName) -> Result<LogWriter, Error> {
-        let taken = takeover::take_over(&self.pool, &self.options, name).await?;
-        Ok(LogWriter::start(self.pool.clone(), &self.options, taken))
+        let taken = takeover::take_over(&self.pool, &self.store, &self.options, name).await?;
+        Ok(LogWriter::start(self.pool.clone(), self.store.clone(), &self.options, taken))
     }
 
     /// Recovers a log whose writer has gone: fences it in a new epoch, finds out where the log's

@@ -24,6 +24,10 @@ pub enum Error {
     /// The local end of the connection cannot be set up.
     #[error(transparent)]
     Endpoint(Arc<EndpointError>),
+    /// The object store that the client was given cannot be written to now. Check that it is reachable
+    /// and that the credentials allow it; then try again.
+    #[error("the object store of the client cannot be used: {0}")]
+    Store(String),
     /// A setting of the client is of no use. Correct it.
     #[error("setting {setting}: {problem}")]
     Setting {
@@ -258,6 +262,7 @@ impl Error {
                 EndpointError::Socket { .. } => "socket",
             },
             Self::Setting { .. } => "setting",
+            Self::Store(_) => "store",
             Self::WrongCluster { .. } => "wrong-cluster",
             Self::NotFound(_) => "not-found",
             Self::AlreadyExists(_) => "already-exists",
@@ -288,7 +293,11 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::NoNode(_) | Self::Overloaded { .. } | Self::TakeOver(_) | Self::Held { .. } => true,
+            Self::NoNode(_)
+            | Self::Store(_)
+            | Self::Overloaded { .. }
+            | Self::TakeOver(_)
+            | Self::Held { .. } => true,
             Self::Connect(error) => connect_code(error) == "no-node",
             _ => false,
         }
@@ -353,6 +362,7 @@ mod tests {
             EndpointError::InUse { address }.into(),
             EndpointError::Socket { address, error: io() }.into(),
             Error::Setting { setting: "nodes", problem: why() },
+            Error::Store(why()),
             Error::WrongCluster { address: "a:1".to_owned(), found: Nonce(1), expected: Nonce(2) },
             Error::NotFound(log.clone()),
             Error::AlreadyExists(log.clone()),

@@ -2,7 +2,8 @@
 //!
 //! [`Client`] is where everything starts: it creates and lists logs, makes the one [`LogWriter`]
 //! of a log and any number of [`LogReader`]s. A client speaks to nodes alone: it needs neither the
-//! metadata store nor object storage. docs/CLIENT.md is the manual.
+//! metadata store nor object storage, but for writers of logs of durability [`Level::Object`], which
+//! take the feature `object`. docs/CLIENT.md is the manual.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -36,6 +37,7 @@ mod ping;
 mod pool;
 mod reader;
 mod record;
+mod store;
 mod takeover;
 #[cfg(test)]
 mod testing;
@@ -60,6 +62,8 @@ pub use ping::{NodePing, Ping, ping_all};
 pub use reader::{LogReader, ReadOptions, Start};
 pub use record::{AppendOptions, Record};
 pub use writer::{Append, LogWriter, WriterStatus};
+#[cfg(feature = "object")]
+pub use {piculet_storage::S3Options, store::StoreOptions};
 
 /// The examples name the crate as applications do, and are tests of it too.
 #[cfg(test)]

@@ -22,6 +22,10 @@ pub struct ClientOptions {
     /// The cluster that the nodes must be of; `None` takes that of the first that answers. A node
     /// of another one is refused with [`Error::WrongCluster`]. Default `None`.
     pub cluster: Option<Nonce>,
+    /// The object store. None, which is the default: this client opens no logs of durability
+    /// [`Level::Object`](crate::Level::Object).
+    #[cfg(feature = "object")]
+    pub store: Option<crate::store::StoreOptions>,
     /// Settings of the connections.
     pub transport: TransportOptions,
     /// Settings of writers.
@@ -34,7 +38,8 @@ pub struct ClientOptions {
     /// exclusive open for them to say whether the writer before is gone. Default 30 s.
     pub takeover_timeout: Duration,
     /// A writer is taken to be gone, and the log free to be opened, when enough members of its
-    /// segment have been without its stream for this long. Default 5 s.
+    /// segment have been without its stream for this long; at [`Level::Object`](crate::Level::Object), when
+    /// nothing of its open segment was recorded for this long. Default 5 s.
     pub writer_timeout: Duration,
     /// How long a reader that is owed entries goes on without any progress before it reports an
     /// error. Default 30 s.
@@ -53,6 +58,8 @@ impl ClientOptions {
             name: default_name(),
             identity,
             cluster: None,
+            #[cfg(feature = "object")]
+            store: None,
             transport: TransportOptions::default(),
             writer: WriterOptions::default(),
             recovery: RecoveryOptions::default(),
@@ -81,6 +88,10 @@ impl ClientOptions {
             if value.is_zero() {
                 return refuse(setting, "it is zero; expected more".to_owned());
             }
+        }
+        #[cfg(feature = "object")]
+        if let Some(store) = &self.store {
+            store.check()?;
         }
         Ok(())
     }

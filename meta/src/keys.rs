@@ -125,6 +125,7 @@ fn level(text: &str) -> Option<Level> {
     match text {
         "memory" => Some(Level::Memory),
         "disk" => Some(Level::Disk),
+        // No node has a buffer of level `object`, and so no life of one.
         _ => None,
     }
 }

@@ -29,7 +29,7 @@ the file the default. `piculet config show` prints every setting, its value and 
 |---|---|---|
 | file | `piculet node --config FILE` | `--client-config FILE`, or `PICULET_CLIENT_CONFIG` |
 | variable of `flush.max_interval`, `read_timeout` | `PICULET_NODE_FLUSH_MAX_INTERVAL` | `PICULET_READ_TIMEOUT` |
-| flag | `--set KEY=VALUE`; `--name`, `--listen`, `--admin` | `--set KEY=VALUE`; `--nodes`, `--certs`, `--identity`, `--max-datagram` |
+| flag | `--set KEY=VALUE`; `--name`, `--listen`, `--admin` | `--set KEY=VALUE`; `--nodes`, `--certs`, `--identity`, `--max-datagram`, and `--store` of `append` |
 | show | `piculet config show --config FILE` | `piculet config show --client --config FILE` |
 
 * The file is optional when everything that is required is given elsewhere.

@@ -262,6 +262,8 @@ pub enum Level {
     Memory,
     /// Two members have it on disk.
     Disk,
+    /// Its part is archived: no node keeps it before.
+    Object,
 }
 
 impl Level {
@@ -274,6 +276,7 @@ impl fmt::Display for Level {
         match self {
             Self::Memory => "memory".fmt(f),
             Self::Disk => "disk".fmt(f),
+            Self::Object => "object".fmt(f),
         }
     }
 }

@@ -137,7 +137,7 @@ mod tests {
             config: Versioned { revision: Revision(1), value: ConfigRecord::default() },
             trim: Versioned { revision: Revision(1), value: TrimRecord::default() },
             first_segment: SegmentNumber(2),
-            segments: BTreeMap::from([(NUMBER, SegmentView { record, archived: at(archived) })]),
+            segments: BTreeMap::from([(NUMBER, SegmentView { record, archived: at(archived), last: None })]),
         }
     }
 

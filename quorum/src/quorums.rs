@@ -2,13 +2,29 @@
 //!
 //! With `E` members, `AQ = 2` acks commit an entry. `FQ = E − AQ + 1` fence replies meet every set
 //! of acks in at least one member, so their maximum tail covers everything ever acknowledged.
+//!
+//! At level `object` `E = AQ = FQ = 0`: nobody holds an entry before it is archived, what is archived
+//! is what is committed, and nobody need be fenced, for whoever seals the segment is guarded against
+//! further parts.
 
-use crate::ids::Index;
-use crate::limits::ACK_QUORUM;
+use crate::ids::{Index, Level};
+use crate::limits::{ACK_QUORUM, MEMBERS_MAX};
+
+/// Whether a segment of a level may have so many members.
+#[must_use]
+pub fn fits(level: Level, members: usize) -> bool {
+    match level {
+        Level::Memory | Level::Disk => (ACK_QUORUM..=MEMBERS_MAX).contains(&members),
+        Level::Object => members == 0,
+    }
+}
 
 /// Fence replies that a takeover needs from an ensemble of `members`.
 #[must_use]
 pub fn fence_quorum(members: usize) -> usize {
+    if members == 0 {
+        return 0;
+    }
     assert!(members >= ACK_QUORUM, "an ensemble has at least {ACK_QUORUM} members, not {members}");
     members - ACK_QUORUM + 1
 }
@@ -67,6 +83,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_segment_without_members_needs_no_reply() {
+        assert_eq!((fence_quorum(0), fenced(0, 0), committed([])), (0, Fenced::All, Index(0)));
+        let fitting = |level| (0..5).filter(|members| fits(level, *members)).collect::<Vec<_>>();
+        assert_eq!(fitting(Level::Object), [0]);
+        assert_eq!((fitting(Level::Memory), fitting(Level::Disk)), (vec![2, 3], vec![2, 3]));
     }
 
     #[test]

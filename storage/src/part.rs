@@ -13,7 +13,7 @@
 //! | 32..40 | log |
 //! | 40..48 | segment |
 //! | 48..56 | epoch |
-//! | 56..60 | durability of the segment; 1: memory, 2: disk |
+//! | 56..60 | durability of the segment; 1: memory, 2: disk, 3: object |
 //! | 60..64 | flags; 1: the range is lost, and there is neither body nor index; 0: it is not |
 //! | 64..72 | offset of the segment's first entry |
 //! | 72..80 | index of the part's first entry |

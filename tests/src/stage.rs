@@ -3,7 +3,9 @@
 use crate::services::fresh;
 use crate::{PATIENCE, Relay, Services, bounded, signal, until};
 use piculet_client::transport::Identity;
-use piculet_client::{Client, ClientOptions, Entry, LogDescription, LogOptions, ReadOptions, Start};
+use piculet_client::{
+    Client, ClientOptions, Entry, LogDescription, LogOptions, ReadOptions, S3Options, Start, StoreOptions,
+};
 use piculet_node::local::{ClusterSpec, Etcd, LocalCluster, LocalNode, ScratchDir, Store, tools};
 use piculet_quorum::ids::{Level, LogName};
 use piculet_quorum::meta::SegmentState;
@@ -72,6 +74,7 @@ pub struct Stage {
     pub cluster: LocalCluster,
     etcd: Option<Etcd>,
     relay: Option<Relay>,
+    store: Store,
     dir: ScratchDir,
 }
 
@@ -134,13 +137,13 @@ impl Stage {
         };
         let (store, relay) = open_store(setup.store, dir.path()).await;
         let program = tools::piculet().expect("piculet is built: cargo build -p piculet-node");
-        let mut spec = ClusterSpec::new(program, dir.path(), metadata, store);
+        let mut spec = ClusterSpec::new(program, dir.path(), metadata, store.clone());
         spec.buffer_bytes = setup.buffer_bytes;
         spec.flush_bytes = setup.flush_bytes;
         spec.flush_interval = setup.flush_interval;
         spec.flush_max_interval = setup.flush_max_interval;
         let cluster = LocalCluster::start(spec).await.expect("three nodes start");
-        Self { cluster, etcd, relay, dir }
+        Self { cluster, etcd, relay, store, dir }
     }
 
     /// A directory that is the test's own.
@@ -186,6 +189,28 @@ impl Stage {
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
         self.cluster.addrs().iter().map(ToString::to_string).collect()
+    }
+
+    /// Where the nodes keep their parts.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Settings of a client that may write logs of level `object`.
+    #[must_use]
+    pub fn options_with_store(&self) -> ClientOptions {
+        let mut store = StoreOptions::new(&self.store.url);
+        if let Some(access) = &self.store.s3 {
+            store.s3 = S3Options {
+                endpoint: Some(access.endpoint.clone()),
+                region: Some(access.region.clone()),
+                access_key_id: Some(access.access_key.clone()),
+                secret_access_key: Some(access.secret_key.clone()),
+                allow_http: true,
+            };
+        }
+        ClientOptions { store: Some(store), ..self.options() }
     }
 
     /// A client with the usual settings.

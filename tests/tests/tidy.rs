@@ -10,11 +10,14 @@ const ARROWS: [(&str, &[&str]); 7] = [
     ("quorum", &[]),
     ("storage", &["quorum"]),
     ("meta", &["quorum"]),
-    ("client", &["quorum"]),
+    ("client", &["quorum", "storage"]),
     ("node", &["quorum", "storage", "meta", "client"]),
     ("tests", &["quorum", "storage", "meta", "client", "node", "chaos"]),
     ("chaos", &["quorum", "storage", "meta", "client", "node", "tests"]),
 ];
+
+/// Arrows that only a feature may bring: whoever does without it is free of what lies behind.
+const OPTIONAL: [(&str, &str); 1] = [("client", "storage")];
 
 /// External crates that only some of ours may depend on.
 const KNOWN_TO: [(&str, &[&str]); 5] = [
@@ -146,6 +149,13 @@ impl Tree {
         found
     }
 
+    /// Whether the crate in the folder `name` depends on `package` only where a feature wants it.
+    fn is_optional(&self, name: &str, package: &str) -> bool {
+        let manifest: toml::Table = self.files[&format!("{name}/Cargo.toml")].parse().unwrap_or_default();
+        let dependency = manifest.get("dependencies").and_then(|table| table.get(package));
+        dependency.and_then(|found| found.get("optional")).and_then(toml::Value::as_bool) == Some(true)
+    }
+
     /// Whether some source of the crate in the folder `name` names the external crate `external`.
     fn uses(&self, name: &str, external: &str) -> bool {
         let folder = format!("{name}/");
@@ -197,6 +207,11 @@ fn arrows(tree: &Tree) -> Vec<String> {
                 && !allowed.contains(&to)
             {
                 wrong.push(format!("{name} must not depend on {to}"));
+            } else if let Some(to) = dependency.strip_prefix("piculet-")
+                && OPTIONAL.contains(&(name, to))
+                && !tree.is_optional(name, &dependency)
+            {
+                wrong.push(format!("{name} must not depend on {to} without a feature"));
             }
         }
     }
@@ -292,6 +307,7 @@ fn crates_depend_as_drawn() {
             ("quorum/Cargo.toml", "[dev-dependencies]\npiculet-meta = { path = \"../meta\" }"),
             "quorum must not",
         ),
+        (("client/Cargo.toml", "[dependencies]\npiculet-storage.workspace = true"), "client must not"),
         (("client/Cargo.toml", "[dependencies]\nx = { package = \"piculet-node\" }"), "client must not"),
         (("node/Cargo.toml", "[target.'cfg(unix)'.dependencies]\npiculet-chaos = \"1\""), "node must not"),
         (("helper/Cargo.toml", ""), "helper is no crate"),
@@ -300,6 +316,9 @@ fn crates_depend_as_drawn() {
         assert!(wrong.len() == 1 && wrong[0].starts_with(expected), "{bad:?}: {wrong:?}");
     }
     let fine = ("node/Cargo.toml", "[dependencies]\npiculet-quorum.workspace = true\npiculet-meta = \"1\"");
+    assert_tidy(&arrows(&Tree::of(&[fine])));
+    let fine =
+        ("client/Cargo.toml", "[dependencies]\npiculet-storage = { workspace = true, optional = true }");
     assert_tidy(&arrows(&Tree::of(&[fine])));
     assert_tidy(&arrows(&Tree::workspace()));
 }

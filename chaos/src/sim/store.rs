@@ -116,7 +116,7 @@ impl Records {
         let segments = (from.0.max(first.0)..newest).map(SegmentNumber).filter_map(|number| {
             let record = self.segment(number)?;
             let archived = self.archived(number, &record.value);
-            Some((number, SegmentView { record, archived }))
+            Some((number, SegmentView { record, archived, last: None }))
         });
         let config = self.snapshot([Key::Config(LOG)]).config(&Key::Config(LOG)).expect("every log has one");
         LogView {

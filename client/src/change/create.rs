@@ -13,8 +13,9 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogOptions {
     /// What an append is acknowledged for: [`Level::Memory`] survives the loss of any one machine and
-    /// a crash of all three nodes' processes; [`Level::Disk`] a power cut of everything as well. It
-    /// cannot be changed later.
+    /// a crash of all three nodes' processes; [`Level::Disk`] a power cut of everything as well;
+    /// [`Level::Object`] the loss of every node, and its writers need the object store
+    /// (`ClientOptions::store`). It cannot be changed later.
     pub durability: Level,
     /// Whether to go on with what is left when so many nodes have lost their buffers that entries
     /// which were acknowledged may be lost. Readers are told where. If not, which is the default, the

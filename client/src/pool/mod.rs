@@ -152,6 +152,12 @@ impl Pool {
         limits.min().unwrap_or_default()
     }
 
+    /// The cluster, once a node has answered, or as the options have it.
+    #[cfg(feature = "object")]
+    pub(crate) fn cluster(&self) -> Option<Nonce> {
+        self.state().cluster
+    }
+
     /// The live session to a node, if there is one.
     pub(crate) fn live(&self, node: &NodeId) -> Option<Arc<Session>> {
         self.state().live(node)

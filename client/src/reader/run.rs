@@ -203,9 +203,11 @@ impl Reading {
         record: &SegmentRecord,
     ) -> Result<Option<SegmentView>, Stop> {
         let failed = |member: &Member| self.failures.get(&member.node).is_some_and(|count| *count > 0);
-        if record.ensemble.iter().all(failed)
-            && let Err(error) = self.pool.nodes().await
-        {
+        let failed = match record.ensemble.is_empty() {
+            true => self.failures.values().any(|count| *count > 0),
+            false => record.ensemble.iter().all(failed),
+        };
+        if failed && let Err(error) = self.pool.nodes().await {
             self.trouble = error.to_string();
         }
         match self.pool.view(self.log, Some(number)).await {

@@ -125,14 +125,22 @@ impl Segment {
         let (mut pause, mut stalled) = (RETRY.0, STALLED.0);
         while !self.is_through(reading) {
             let before = self.next();
-            let node = self.choose(reading);
-            let why = match self.read_from(&node, stalled, reading).await? {
-                Left::Through => return Ok(()),
-                Left::Failed(why) => why,
-            };
-            tracing::debug!(%node, segment = %self.number, index = %self.next(), %why, "reading from another node");
-            *reading.failures.entry(node).or_default() += 1;
-            reading.trouble = why;
+            if let Some(node) = self.choose(reading) {
+                let why = match self.read_from(&node, stalled, reading).await? {
+                    Left::Through => return Ok(()),
+                    Left::Failed(why) => why,
+                };
+                if !self.rests() {
+                    tracing::debug!(%node, segment = %self.number, index = %self.next(), %why, "reading from another node");
+                    *reading.failures.entry(node).or_default() += 1;
+                    reading.trouble = why;
+                }
+            } else if !self.rests() {
+                reading.trouble = "no node is known to run".to_owned();
+                if let Err(error) = reading.pool.nodes().await {
+                    reading.trouble = error.to_string();
+                }
+            }
             self.rewind();
             if self.next() > before {
                 (pause, stalled) = (RETRY.0, STALLED.0);
@@ -146,6 +154,11 @@ impl Segment {
             }
         }
         Ok(())
+    }
+
+    /// Whether nobody can have more of it now: it has no members, and what is archived has been read.
+    fn rests(&self) -> bool {
+        self.record.ensemble.is_empty() && self.next() >= self.archived
     }
 
     fn is_through(&self, reading: &Reading) -> bool {
@@ -172,8 +185,8 @@ impl Segment {
     }
 
     /// The node to read from: a member, or anybody for what is archived; the one that has failed
-    /// least, and preferably one that we have a connection to.
-    fn choose(&self, reading: &Reading) -> NodeId {
+    /// least, and preferably one that we have a connection to. None while nobody has anything.
+    fn choose(&self, reading: &Reading) -> Option<NodeId> {
         let members = self.record.ensemble.iter().map(|member| member.node.clone());
         let mut nodes: BTreeSet<NodeId> = members.clone().collect();
         if self.archived > self.next() {
@@ -185,7 +198,7 @@ impl Segment {
             let member = self.record.member(node).is_some();
             (failures, reading.pool.live(node).is_none(), !member)
         };
-        nodes.into_iter().min_by_key(rank).expect("a segment has members")
+        nodes.into_iter().min_by_key(rank)
     }
 
     /// Reads from one node for as long as that goes well.

@@ -15,7 +15,9 @@ impl Takeover<'_> {
     pub(super) async fn claim(&self) -> Result<LogRecord, Error> {
         let mut epoch = None;
         for _ in 0..ATTEMPTS {
-            let read = self.view().await?.record;
+            let view = self.view().await?;
+            self.check_store(&view).await?;
+            let read = view.record;
             epoch = Some(read.value.epoch);
             if let Some(record) = self.claim_from(read).await? {
                 return Ok(record);

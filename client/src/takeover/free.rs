@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::pool::CallError;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use piculet_quorum::ids::{Epoch, NodeId, Revision, SegmentNumber};
+use piculet_quorum::ids::{Epoch, Index, NodeId, Revision, SegmentNumber};
 use piculet_quorum::liveness::{Liveness, beyond_recovery, judge, not_contradicted};
 use piculet_quorum::meta::{LogRecord, LogView, Member, SegmentRecord, Versioned};
 use piculet_quorum::time::Span;
@@ -25,6 +25,8 @@ struct Judged {
     record: Revision,
     segment: Option<SegmentNumber>,
     since: Instant,
+    /// How far the segment was archived, when it has no members that could say anything.
+    archived: Option<Index>,
     /// Members that have had nothing of the segment, and since when they say so.
     empty: BTreeMap<NodeId, Instant>,
     /// What members said in the last round.
@@ -37,7 +39,8 @@ impl Judged {
     fn new(view: &LogView) -> Self {
         let segment = open_of_its_epoch(view).map(|(number, _)| number);
         let (empty, answers, unheard) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { record: view.record.revision, segment, since: Instant::now(), empty, answers, unheard }
+        let (record, since, archived) = (view.record.revision, Instant::now(), archived_alone(view));
+        Self { record, segment, since, archived, empty, answers, unheard }
     }
 
     fn is_of(&self, view: &LogView) -> bool {
@@ -53,6 +56,12 @@ fn open_of_its_epoch(view: &LogView) -> Option<(SegmentNumber, &SegmentRecord)> 
     (record.epoch == view.record.value.epoch).then_some((number, record))
 }
 
+/// How far the open segment is archived, when it has no members.
+fn archived_alone(view: &LogView) -> Option<Index> {
+    let (_, segment) = view.open_segment()?;
+    segment.record.value.ensemble.is_empty().then_some(segment.archived.end)
+}
+
 impl Takeover<'_> {
     /// Waits until the log is free. Returns its record as it was judged.
     pub(super) async fn free(&self) -> Result<Versioned<LogRecord>, Error> {
@@ -60,12 +69,25 @@ impl Takeover<'_> {
         let mut judged: Option<Judged> = None;
         loop {
             let view = self.view().await?;
+            self.check_store(&view).await?;
             let mut now =
                 judged.take().filter(|judged| judged.is_of(&view)).unwrap_or_else(|| Judged::new(&view));
             let record = &view.record;
             let holder = record.value.holder.as_deref();
             let why = match open_of_its_epoch(&view) {
                 None if holder.is_none() => return Ok(record.clone()),
+                Some((number, _)) if now.archived.is_some() => {
+                    // What its writer does shows in the metadata alone.
+                    if now.archived != archived_alone(&view) {
+                        return Err(self.held(&record.value, None));
+                    }
+                    if now.since.elapsed() >= patience {
+                        return Ok(record.clone());
+                    }
+                    format!(
+                        "whether the writer of segment {number} has gone shows after {patience:?} without a part"
+                    )
+                }
                 Some((number, segment)) => {
                     match self.ask(&mut now, number, segment, record.value.epoch).await {
                         Liveness::Gone => return Ok(record.clone()),

@@ -26,7 +26,9 @@ pub(crate) async fn record_loss(
 ) -> Result<bool, Error> {
     let name = pool.view(log, None).await?.record.value.name.clone();
     let deadline = Instant::now() + options.takeover_timeout;
-    Takeover { pool, options, log, name: &name, holder: None, deadline }.record_loss(segment).await
+    Takeover { pool, options, store: None, log, name: &name, holder: None, deadline }
+        .record_loss(segment)
+        .await
 }
 
 /// Whether a sealed segment waits for holders that are gone for good.

@@ -28,7 +28,8 @@ pub(crate) use loss::record_loss;
 use crate::error::Error;
 use crate::options::ClientOptions;
 use crate::pool::{CallError, Pool};
-use piculet_quorum::ids::{Epoch, LogId, LogName, SegmentNumber};
+use crate::store::Store;
+use piculet_quorum::ids::{Epoch, Level, LogId, LogName, SegmentNumber};
 use piculet_quorum::limits::HOLDER_BYTES_MAX;
 use piculet_quorum::meta::{LogRecord, LogView, SegmentRecord, TxnOutcome, Versioned};
 use piculet_quorum::wire::message::Proposal;
@@ -57,6 +58,8 @@ pub(crate) struct Taken {
 struct Takeover<'a> {
     pool: &'a Pool,
     options: &'a ClientOptions,
+    /// Where the writer will archive, at level `object`; none when there will be no writer.
+    store: Option<&'a Store>,
     log: LogId,
     name: &'a LogName,
     /// What we call ourselves in the log's record; none when nobody means to write.
@@ -68,8 +71,13 @@ struct Takeover<'a> {
 ///
 /// # Errors
 /// As [`Client::take_over`](crate::Client::take_over).
-pub(crate) async fn take_over(pool: &Pool, options: &ClientOptions, name: &LogName) -> Result<Taken, Error> {
-    let takeover = Takeover::find(pool, options, name).await?;
+pub(crate) async fn take_over(
+    pool: &Pool,
+    store: &Store,
+    options: &ClientOptions,
+    name: &LogName,
+) -> Result<Taken, Error> {
+    let takeover = Takeover::find(pool, store, options, name).await?;
     let claimed = takeover.claim().await?;
     takeover.take(&claimed).await
 }
@@ -78,8 +86,13 @@ pub(crate) async fn take_over(pool: &Pool, options: &ClientOptions, name: &LogNa
 ///
 /// # Errors
 /// As [`Client::open`](crate::Client::open).
-pub(crate) async fn open(pool: &Pool, options: &ClientOptions, name: &LogName) -> Result<Taken, Error> {
-    let takeover = Takeover::find(pool, options, name).await?;
+pub(crate) async fn open(
+    pool: &Pool,
+    store: &Store,
+    options: &ClientOptions,
+    name: &LogName,
+) -> Result<Taken, Error> {
+    let takeover = Takeover::find(pool, store, options, name).await?;
     loop {
         let judged = takeover.free().await?;
         if let Some(claimed) = takeover.claim_from(judged).await? {
@@ -102,7 +115,7 @@ pub(crate) async fn recover_log(
     let name = read.value.name.clone();
     let holder = Some(cut(&format!("recovery by {}", options.name)));
     let deadline = Instant::now() + options.takeover_timeout;
-    let takeover = Takeover { pool, options, log, name: &name, holder, deadline };
+    let takeover = Takeover { pool, options, store: None, log, name: &name, holder, deadline };
     let view = takeover.view().await?;
     if view.record != read {
         return Ok(false);
@@ -122,10 +135,16 @@ pub(crate) fn cut(name: &str) -> String {
 }
 
 impl<'a> Takeover<'a> {
-    async fn find(pool: &'a Pool, options: &'a ClientOptions, name: &'a LogName) -> Result<Self, Error> {
+    async fn find(
+        pool: &'a Pool,
+        store: &'a Store,
+        options: &'a ClientOptions,
+        name: &'a LogName,
+    ) -> Result<Self, Error> {
         let log = pool.find_log(name).await?.ok_or_else(|| Error::NotFound(name.clone()))?;
         let deadline = Instant::now() + options.takeover_timeout;
-        Ok(Self { pool, options, log, name, holder: Some(cut(&options.name)), deadline })
+        let holder = Some(cut(&options.name));
+        Ok(Self { pool, options, store: Some(store), log, name, holder, deadline })
     }
 
     /// The log with its newest segments.
@@ -140,6 +159,14 @@ impl<'a> Takeover<'a> {
             Ok(view)
         } else {
             Err(taken_by(view.record.value.epoch))
+        }
+    }
+
+    /// Makes sure, before anything is changed, that this client can write a log of this level.
+    async fn check_store(&self, view: &LogView) -> Result<(), Error> {
+        match self.store.filter(|_| view.durability() == Level::Object) {
+            Some(store) => store.ready(self.pool, self.name).await,
+            None => Ok(()),
         }
     }
 

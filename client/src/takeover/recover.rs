@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use piculet_quorum::batch::Place;
-use piculet_quorum::ids::{Chain, Epoch, Index, NodeId, Revision, SegmentNumber};
+use piculet_quorum::ids::{Chain, Epoch, Index, Level, NodeId, Revision, SegmentNumber};
 use piculet_quorum::meta::SegmentView;
 use piculet_quorum::meta::seal::SealOne;
 use piculet_quorum::recovery::{Recovery, RecoveryOutcome, RecoveryRequest};
@@ -41,6 +41,9 @@ impl Takeover<'_> {
         segment: &SegmentView,
         allow_loss: Option<Revision>,
     ) -> Result<SealOne, Error> {
+        if segment.record.value.level == Level::Object {
+            return Ok(archived(number, segment));
+        }
         let nodes = self.pool.nodes().await?;
         let started = Instant::now();
         let now = || Time(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
@@ -112,6 +115,21 @@ impl Takeover<'_> {
             Response::Fenced(fenced) => Ok(fenced),
             _ => Err(CallError::NoNode(format!("node {node} answered Fence with something else"))),
         }
+    }
+}
+
+/// The seal of a segment without members: it ends at what is archived. There is nobody to be fenced,
+/// for no part of it can be recorded once it is sealed; and if one is before, the seal is refused.
+fn archived(segment: SegmentNumber, seen: &SegmentView) -> SealOne {
+    SealOne {
+        segment,
+        read: seen.record.clone(),
+        at: seen.archived,
+        holders: Vec::new(),
+        moved: Vec::new(),
+        archived: seen.archived.end,
+        recovery: true,
+        allowed_loss: None,
     }
 }
 

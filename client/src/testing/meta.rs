@@ -185,8 +185,10 @@ impl Meta {
 
     pub(crate) fn segment(&self, log: LogId, number: SegmentNumber) -> Option<SegmentView> {
         let record = self.snapshot.segment(&Key::Segment(log, number))?;
-        let archived = self.snapshot.row(log, number).unwrap().end(&record.value);
-        Some(SegmentView { record, archived })
+        let row = self.snapshot.row(log, number).unwrap();
+        let whole = matches!(record.value.state, SegmentState::Archived(_));
+        let (archived, last) = (row.end(&record.value), row.last().filter(|_| !whole));
+        Some(SegmentView { record, archived, last })
     }
 
     /// Whether there was such a log.
@@ -223,7 +225,7 @@ impl Meta {
     }
 
     /// Folds the batches of a part into the table of producers.
-    fn fold(&mut self, number: SegmentNumber, from: Index, batches: &Batches) {
+    pub(super) fn fold(&mut self, number: SegmentNumber, from: Index, batches: &Batches) {
         let base = self.segment(self.log(), number).expect("the segment exists").record.value.base;
         for (header, bytes) in batches.iter().filter(|(header, _)| header.first >= from) {
             let mut verifier = BatchVerifier::new(*header, Timestamp(0));

@@ -3,10 +3,14 @@
 
 mod meta;
 mod node;
+#[cfg(feature = "object")]
+mod parts;
 mod serve;
 
 pub(crate) use meta::Meta;
 pub(crate) use node::{Faults, Node};
+#[cfg(feature = "object")]
+pub(crate) use parts::Recording;
 
 use crate::options::ClientOptions;
 use crate::transport::Identity;
@@ -43,6 +47,8 @@ pub(crate) fn log_name(name: &str) -> LogName {
 /// What the nodes share.
 pub(crate) struct Shared {
     pub(crate) meta: Mutex<Meta>,
+    #[cfg(feature = "object")]
+    pub(crate) parts: parts::Parts,
     /// Counts changes: whoever waits for one looks again.
     changes: watch::Sender<u64>,
 }
@@ -74,7 +80,12 @@ impl Cluster {
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let dir = TempDir::new().unwrap();
         std::fs::write(dir.path().join("ca.pem"), issuer.pem()).unwrap();
-        let shared = Shared { meta: Mutex::new(Meta::new()), changes: watch::Sender::new(0) };
+        let shared = Shared {
+            meta: Mutex::new(Meta::new()),
+            #[cfg(feature = "object")]
+            parts: parts::Parts::new(&dir.path().join("objects")),
+            changes: watch::Sender::new(0),
+        };
         let mut cluster = Self { issuer, dir, shared: Arc::new(shared), nodes: BTreeMap::new() };
         for name in names {
             cluster.start_node(name);

@@ -78,6 +78,12 @@ impl Inside {
                 }
                 Ok(())
             }
+            #[cfg(feature = "object")]
+            Request::Propose(Proposal::RecordPart(part)) => {
+                let response = self.record_part(*part).await.unwrap_or_else(Response::Refused);
+                send_message(&mut send, Kind::Response, &response).await?;
+                Ok(())
+            }
             other => {
                 let response = self.answer(other).unwrap_or_else(Response::Refused);
                 send_message(&mut send, Kind::Response, &response).await?;

@@ -1,9 +1,10 @@
 //! A writer's clock, its metadata requests, and the links that it holds.
 
 use super::link::{self, Link};
-use super::resolve;
 use super::state::Shared;
+use super::{resolve, upload};
 use crate::pool::{CallError, Pool};
+use crate::store::Store;
 use piculet_quorum::ids::{LogId, NodeId};
 use piculet_quorum::wire::message::{Refusal, Request, Response};
 use piculet_quorum::writer::{MetaReply, MetaRequest};
@@ -17,10 +18,17 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// Runs everything of a writer that is not a call of its user. When another has replaced it, finds
 /// out what became of its last entries, for at most `patience`. Dropping it stops all of it.
-pub(super) async fn run(shared: Arc<Shared>, pool: Arc<Pool>, log: LogId, patience: Duration) {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    pool: Arc<Pool>,
+    store: Arc<Store>,
+    log: LogId,
+    patience: Duration,
+) {
     let links = keep_links(Arc::clone(&shared), Arc::clone(&pool), log);
     let resolved = resolve::run(&shared, &pool, log, patience);
-    tokio::join!(links, clock(&shared), metadata(&shared, &pool, log), resolved);
+    let uploads = upload::run(&shared, &pool, log, &store);
+    tokio::join!(links, clock(&shared), metadata(&shared, &pool, log), uploads, resolved);
 }
 
 /// Holds a link to every node that the machine wants one to; none while the log is parked.

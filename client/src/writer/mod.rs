@@ -2,27 +2,36 @@
 //!
 //! The protocol's decisions are made by [`piculet_quorum::writer::Writer`]. Around it: [`state`]
 //! keeps the bytes and the waiting futures under one lock, [`link`] holds the stream to one node,
-//! [`background`] runs the clock and the metadata requests. When the writer is replaced, [`resolve`]
+//! [`background`] runs the clock and the metadata requests, [`upload`] archives what no node holds. When the writer is replaced, [`resolve`]
 //! reads what became of the entries that were on their way, and [`ending`] keeps it. What producers
 //! have appended before is read by [`producers`], once somebody asks for one of them.
 
 mod background;
 mod ending;
+#[cfg(feature = "object")]
+mod gather;
 mod link;
 mod producers;
 mod resolve;
 mod state;
 #[cfg(test)]
 mod tests;
+#[cfg(not(feature = "object"))]
+#[path = "no_upload.rs"]
+mod upload;
+#[cfg(feature = "object")]
+mod upload;
 mod waiting;
 
 use crate::error::Error;
 use crate::options::ClientOptions;
 use crate::pool::Pool;
 use crate::record::{AppendOptions, Record};
+use crate::store::Store;
 use crate::takeover::Taken;
-use piculet_quorum::ids::{Epoch, LogId, LogName, NodeId, Offset};
+use piculet_quorum::ids::{Epoch, Level, LogId, LogName, NodeId, Offset};
 use piculet_quorum::producers::{LastAppend, ProducerId};
+use piculet_quorum::time::Span;
 use producers::Beginning;
 use state::{Queued, Shared};
 use std::future::Future;
@@ -47,6 +56,9 @@ use tokio::task::JoinHandle;
 /// A log to which nothing is appended for `WriterOptions::idle_after` (60 s) is parked once all of
 /// it is archived: no node holds anything for it, and there is no traffic. The next append takes
 /// two round trips more, to the metadata, than others.
+///
+/// Of a log of durability [`Level::Object`] no node holds anything: the writer's own tasks put the
+/// entries into the object store, and what waits is lost with its process.
 ///
 /// Dropping the writer gives up what is not acknowledged yet: [`close`](Self::close) it.
 pub struct LogWriter {
@@ -89,12 +101,20 @@ pub struct WriterStatus {
 }
 
 impl LogWriter {
-    pub(crate) fn start(pool: Arc<Pool>, options: &ClientOptions, taken: Taken) -> Self {
+    pub(crate) fn start(pool: Arc<Pool>, store: Arc<Store>, options: &ClientOptions, taken: Taken) -> Self {
         let (name, log, epoch) = (taken.name.clone(), taken.log, taken.record.value.epoch);
         let beginning = Beginning { segment: taken.number, base: taken.segment.value.base };
-        let shared = Arc::new(Shared::new(options.writer, taken));
+        let mut settings = options.writer;
+        if taken.segment.value.level == Level::Object {
+            // Without members, a writer that records nothing for as long as others wait is taken for
+            // gone: it parks before.
+            let patience = Span::from(options.writer_timeout);
+            settings.idle_after = settings.idle_after.min(Span(patience.0 / 2));
+        }
+        let shared = Arc::new(Shared::new(settings, taken));
         let patience = options.takeover_timeout;
-        let background = tokio::spawn(background::run(Arc::clone(&shared), Arc::clone(&pool), log, patience));
+        let tasks = background::run(Arc::clone(&shared), Arc::clone(&pool), store, log, patience);
+        let background = tokio::spawn(tasks);
         let (options, producers) = (options.clone(), OnceCell::new());
         Self { shared, background, name, log, epoch, pool, options, beginning, producers }
     }

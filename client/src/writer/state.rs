@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::{Mutex, MutexGuard};
 use piculet_quorum::batch::{BATCH_HEADER_BYTES, BatchBuilder, BatchEnd};
 use piculet_quorum::entry::ENTRY_HEADER_BYTES;
-use piculet_quorum::ids::{Index, LogName, NodeId, Offset, SegmentNumber, Timestamp};
+use piculet_quorum::ids::{Index, Level, LogName, NodeId, Offset, SegmentNumber, Timestamp};
 use piculet_quorum::limits::{BATCH_BYTES_MAX, BATCH_BYTES_TARGET, BATCH_ENTRIES_MAX, ENTRY_BYTES_MAX};
 use piculet_quorum::meta::LogView;
 use piculet_quorum::producers::{Judgement, LastAppend, PRODUCER_BYTES, Producer, ProducerId, Producers};
@@ -37,6 +37,8 @@ pub(super) struct Shared {
     pub(super) meta: Notify,
     /// Told when the set of nodes that a stream is wanted to may have changed.
     pub(super) nodes: Notify,
+    /// Told when there may be something to upload.
+    pub(super) upload: Arc<Notify>,
     /// Told when there is room again, or the writer has stopped.
     pub(super) room: Notify,
     /// Told when more is acknowledged, the writer has stopped, or more is known of what it left.
@@ -52,7 +54,7 @@ pub(super) struct State {
     /// What the last entry taken leaves behind it.
     end: BatchEnd,
     pub(super) next: Offset,
-    retained: BTreeMap<SegmentNumber, VecDeque<(Index, Bytes)>>,
+    pub(super) retained: BTreeMap<SegmentNumber, VecDeque<(Index, Bytes)>>,
     /// Tasks that wait for offsets from `committed` on.
     pub(super) waiters: VecDeque<Option<Waker>>,
     /// Tasks that wait for an entry that was appended before, in no order.
@@ -67,12 +69,14 @@ pub(super) struct State {
     parks: u64,
     /// One per node, told when there may be something to send to it.
     links: BTreeMap<NodeId, Arc<Notify>>,
+    /// Told together with them.
+    upload: Arc<Notify>,
     /// Whether the clock's task has been told of a commit mark that waits to be sent.
     clock_told: bool,
     /// Whether the clock's task sleeps until something is due, however far off.
     clock_rests: bool,
-    /// What a node said last about refusing.
-    refusal: Option<String>,
+    /// What a node, or the object store, said last about refusing.
+    pub(super) refusal: Option<String>,
 }
 
 /// A batch that has been taken.
@@ -105,6 +109,7 @@ impl Shared {
         let end = BatchEnd { chain: start.chain, last_timestamp: start.last_timestamp };
         let writer = Writer::new(Time(0), options, taken.log, taken.record, taken.number, taken.segment);
         let next = writer.next_offset();
+        let upload = Arc::new(Notify::new());
         let state = State {
             writer,
             name: taken.name,
@@ -122,6 +127,7 @@ impl Shared {
             rolls: 0,
             parks: 0,
             links: BTreeMap::new(),
+            upload: Arc::clone(&upload),
             clock_told: false,
             clock_rests: false,
             refusal: None,
@@ -132,6 +138,7 @@ impl Shared {
             clock: Notify::new(),
             meta: Notify::new(),
             nodes: Notify::new(),
+            upload,
             room: Notify::new(),
             committed: Notify::new(),
         }
@@ -213,7 +220,11 @@ impl Shared {
             state.writer.give_up_laggards();
             self.pump(state);
             if wanted > state.writer.room() {
-                let why = state.refusal.clone().unwrap_or_else(|| "the nodes do not keep up".to_owned());
+                let slow = match state.writer.level() {
+                    Level::Memory | Level::Disk => "the nodes do not keep up",
+                    Level::Object => "the object store does not keep up",
+                };
+                let why = state.refusal.clone().unwrap_or_else(|| slow.to_owned());
                 return Err(Error::Overloaded { waiting: state.writer.retained() + waiting as u64, why });
             }
         }
@@ -425,7 +436,7 @@ impl Shared {
         }
     }
 
-    fn stop(&self, state: &mut State, stopped: Stopped) {
+    pub(super) fn stop(&self, state: &mut State, stopped: Stopped) {
         match &stopped {
             Stopped::Fenced(epoch) => tracing::warn!(%epoch, "another writer has taken the log over"),
             Stopped::Deleted => tracing::warn!(log = %state.name, "the log was deleted"),
@@ -537,6 +548,7 @@ impl State {
         for link in self.links.values() {
             link.notify_one();
         }
+        self.upload.notify_one();
     }
 
     fn commit(&mut self, offset: Offset) {

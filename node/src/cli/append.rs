@@ -37,6 +37,7 @@ Examples:
   piculet append orders --header source=shop < orders.ndjson
   echo first | piculet append starts --create --expected-offset 0
   piculet append orders --take-over < /dev/null  fence whoever writes it, and close it
+  piculet append audit --store s3://bucket/prefix < audit.ndjson   a log of durability object
   piculet read old --output json | piculet append new --create --headers")]
 pub(super) struct AppendArgs {
     /// The log's name.
@@ -74,6 +75,9 @@ pub(super) struct AppendArgs {
     /// second at most: every entry below the offset is safe.
     #[arg(long)]
     acks: bool,
+    /// The object store of the nodes, for a log of durability `object` [env: PICULET_STORE].
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
     #[command(flatten)]
     connect: ConnectArgs,
 }
@@ -105,7 +109,7 @@ pub(super) async fn run(args: AppendArgs, output: Output) -> Result<(), Failure>
     };
     let headers = headers_of(&args.header)?;
     let mut pieces = input::start(args.file.as_deref(), cut, headers)?;
-    let client = args.connect.connect().await?;
+    let client = args.connect.connect_with(args.store.as_ref()).await?;
     let writer = open(&client, &args).await?;
     let bar = bar(&args);
     let first = writer.status().next;

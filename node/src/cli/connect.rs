@@ -41,6 +41,10 @@ impl ConnectArgs {
     /// # Errors
     /// With everything that is refused.
     pub fn config(&self) -> Result<ClientConfig, Failure> {
+        self.load(self.sources())
+    }
+
+    fn sources(&self) -> Sources {
         let mut sources = Sources::environment()
             .with_flag("--nodes", "nodes", self.nodes.as_ref())
             .with_flag("--certs", "certs", self.certs.as_ref())
@@ -48,6 +52,10 @@ impl ConnectArgs {
             .with_flag("--max-datagram", "max_datagram", self.max_datagram.as_ref())
             .with_set(&self.set);
         sources.file.clone_from(&self.client_config);
+        sources
+    }
+
+    fn load(&self, sources: Sources) -> Result<ClientConfig, Failure> {
         let config = ClientConfig::load(&sources)?;
         warn(config.settings());
         Ok(config)
@@ -58,7 +66,16 @@ impl ConnectArgs {
     /// # Errors
     /// When settings are refused, certificates are of no use, or no node answers.
     pub async fn connect(&self) -> Result<Client, Failure> {
-        Ok(Client::connect(self.config()?.options()?).await?)
+        self.connect_with(None).await
+    }
+
+    /// The same, with the URL of an object store from a flag.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_with(&self, store: Option<&String>) -> Result<Client, Failure> {
+        let config = self.load(self.sources().with_flag("--store", "store", store))?;
+        Ok(Client::connect(config.options()?).await?)
     }
 }
 

@@ -3,13 +3,13 @@
 use super::form::{
     ADDRESSES, DATAGRAM, GIB, GRACE, KEEP_ALIVE, MIB, SILENCE, bytes, millis, text, up_to_an_hour,
 };
-use crate::settings::Fallback::{Bytes, Required, Text, Time, Unset};
-use crate::settings::{Fallback, Kind, Schema, Setting, Settings, SettingsError, Sources};
-use piculet_client::ClientOptions;
+use crate::settings::Fallback::{Bytes, Required, Switch, Text, Time, Unset};
+use crate::settings::{Fallback, Kind, Refusal, Schema, Setting, Settings, SettingsError, Sources};
 use piculet_client::transport::{Identity, MAX_DATAGRAM, TlsError};
+use piculet_client::{ClientOptions, S3Options, StoreOptions};
 use piculet_quorum::limits::{
-    IDLE_AFTER, MEMBER_TIMEOUT, RECOVERY_GRACE, RECOVERY_SILENCE, RETRANSMIT_BYTES, SEGMENT_AGE,
-    SEGMENT_BYTES, WRITER_TIMEOUT,
+    FLUSH_BYTES, IDLE_AFTER, MEMBER_TIMEOUT, PART_BYTES_MAX, RECOVERY_GRACE, RECOVERY_SILENCE,
+    RETRANSMIT_BYTES, SEGMENT_AGE, SEGMENT_BYTES, WRITER_TIMEOUT,
 };
 use piculet_quorum::time::Span;
 use piculet_quorum::writer::WriterOptions;
@@ -19,6 +19,7 @@ use std::time::Duration;
 /// What comes before the table in docs/CONFIGURATION.md.
 pub const INTRODUCTION: &str = "\
 Set in a file such as `piculet.toml`, with `PICULET_…`, or with flags of `append`, `read`, `log`, `status`, `ping` and `bench append`.
+Credentials of an S3 store come from `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and the rest of the usual environment.
 What they and all other commands but `node` log, `PICULET_LOG` says: a filter such as `warn,piculet_client=debug`.";
 
 /// The variable that names the file.
@@ -41,7 +42,7 @@ pub static SCHEMA: Schema = Schema {
     settings: &SETTINGS,
 };
 
-static SETTINGS: [Setting; 18] = [
+static SETTINGS: [Setting; 24] = [
     setting(
         "nodes",
         ADDRESSES,
@@ -65,6 +66,37 @@ static SETTINGS: [Setting; 18] = [
         text("a text of up to 128 bytes"),
         Unset("process id and host name"),
         "Who writes: what others are told who find a log taken.",
+    ),
+    setting(
+        "store",
+        text("s3://bucket/prefix or file:///directory"),
+        Unset("none: no writing to logs of durability `object`"),
+        "The object store of the nodes, without credentials; only writers of logs of durability `object` need it.",
+    ),
+    setting(
+        "store_options.endpoint",
+        text("a URL such as https://host:port"),
+        Unset("`AWS_ENDPOINT_URL`, else Amazon's own"),
+        "The S3 server.",
+    ),
+    setting("store_options.region", text("a name"), Unset("`AWS_REGION`"), "Its region."),
+    setting(
+        "store_options.allow_http",
+        Kind::Switch,
+        Switch(false),
+        "Whether it may be spoken to without TLS.",
+    ),
+    setting(
+        "store_options.part_bytes",
+        bytes(1, PART_BYTES_MAX),
+        Bytes(FLUSH_BYTES),
+        "Entries that wait go into one part, up to about so much.",
+    ),
+    setting(
+        "store_options.linger",
+        millis(0, 1_000),
+        Time(Duration::ZERO),
+        "How long the first of them waits for others when no upload is under way.",
     ),
     setting(
         "max_datagram",
@@ -152,6 +184,23 @@ static SETTINGS: [Setting; 18] = [
     ),
 ];
 
+/// Refuses values that must not be there.
+fn check(settings: &Settings) -> Vec<Refusal> {
+    let mut refused = Vec::new();
+    for key in ["store", "store_options.endpoint"] {
+        let text = settings.text_if_set(key).unwrap_or_default();
+        if text.split_once("://").is_some_and(|(_, rest)| rest.contains('@')) {
+            let expected = "no credentials in the URL: docs/CONFIGURATION.md says where they belong";
+            refused.push(settings.refusal(key, expected));
+        }
+    }
+    if settings.text_if_set("store").is_some_and(|url| url.starts_with("memory:")) {
+        let expected = "s3://bucket/prefix or file:///directory: a process's own memory keeps nothing";
+        refused.push(settings.refusal("store", expected));
+    }
+    refused
+}
+
 /// Settings of a command that talks to nodes.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -164,7 +213,9 @@ impl ClientConfig {
     /// # Errors
     /// When the file cannot be read or is not TOML; else with everything that is refused.
     pub fn load(sources: &Sources) -> Result<Self, SettingsError> {
-        Ok(Self { settings: Settings::load(&SCHEMA, sources)? })
+        let settings = Settings::load(&SCHEMA, sources)?;
+        let refused = check(&settings);
+        if refused.is_empty() { Ok(Self { settings }) } else { Err(SettingsError::Refused(refused)) }
     }
 
     /// Every setting with where it came from.
@@ -186,6 +237,17 @@ impl ClientConfig {
         if let Some(name) = settings.text_if_set("name") {
             options.name = name;
         }
+        options.store = settings.text_if_set("store").map(|url| StoreOptions {
+            s3: S3Options {
+                endpoint: settings.text_if_set("store_options.endpoint"),
+                region: settings.text_if_set("store_options.region"),
+                allow_http: settings.switch("store_options.allow_http"),
+                ..S3Options::default()
+            },
+            part_bytes: settings.bytes("store_options.part_bytes"),
+            linger: settings.time("store_options.linger"),
+            ..StoreOptions::new(url)
+        });
         options.transport = super::transport(settings, "max_datagram", "keep_alive");
         options.writer = WriterOptions {
             member_timeout: settings.time("writer.member_timeout").into(),

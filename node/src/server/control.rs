@@ -148,13 +148,13 @@ async fn view(
     };
     let mut segments = BTreeMap::new();
     for (number, record) in segments_of(&snapshot) {
-        let archived = if let SegmentState::Archived(at) = &record.value.state {
-            *at
+        let (archived, last) = if let SegmentState::Archived(at) = &record.value.state {
+            (*at, None)
         } else {
             let row = snapshot.row(log, number).map_err(|first| damaged(log, number, first))?;
-            row.end(&record.value)
+            (row.end(&record.value), row.last())
         };
-        segments.insert(number, SegmentView { record, archived });
+        segments.insert(number, SegmentView { record, archived, last });
     }
     let Some(config) = snapshot.config(&keys[1]) else {
         return Err(Refusal::Unavailable(format!("metadata are damaged: log {log} has no config record")));
@@ -287,7 +287,7 @@ mod tests {
                 .put(Key::Part(log, number, Index(0)), Record::Part(part)),
         );
         let (core, peers) = (Arc::clone(&a.0), fixture.peers(&a.0));
-        let shared = Shared { core, peers, background: Handle::current() };
+        let shared = Shared { core, peers, background: Handle::current(), full: Arc::default() };
         for (archived, loss) in [(Index(0), None), (Index(4), Some(Index(0)))] {
             let view = view(&shared, log, Some(number)).await.unwrap().unwrap();
             let segment = &view.segments[&number];

@@ -10,12 +10,18 @@ use crate::cleanup::{TOMBSTONE_GRACE, wall_clock};
 use crate::peers::PeersError;
 use piculet_quorum::ids::{Index, LogId, LogName, Offset, SegmentNumber, Timestamp};
 use piculet_quorum::meta::delete::DeleteLog;
+use piculet_quorum::meta::part::RecordPart;
 use piculet_quorum::meta::seal::{SealOne, Unsound};
 use piculet_quorum::meta::takeover::TakeOver;
 use piculet_quorum::meta::trim::TrimLog;
-use piculet_quorum::meta::{Key, LogRecord, Range, SegmentState, Snapshot, TxnOutcome};
+use piculet_quorum::meta::{
+    Key, LogRecord, PartRecord, Range, SegmentEnd, SegmentState, Snapshot, TxnOutcome,
+};
 use piculet_quorum::replica::ChainAt;
 use piculet_quorum::wire::message::{Proposal, Refusal, Response};
+use piculet_storage::limits::PART_OBJECT_BYTES_MAX;
+use piculet_storage::part::PART_ENCODER;
+use piculet_storage::{ObjectError, PartName};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -39,6 +45,9 @@ pub(super) async fn propose(shared: &Shared, proposal: &Proposal) -> Result<Resp
     }
     if let Proposal::Configure(configure) = proposal {
         keys.push(Key::Log(configure.log));
+    }
+    if let Proposal::RecordPart(part) = proposal {
+        keys.push(Key::Log(part.log));
     }
     let rests = proposal.rests_on_parts();
     let parts = rests.map(|(log, segment, _)| Range::Parts(log, segment));
@@ -73,6 +82,13 @@ pub(super) async fn propose(shared: &Shared, proposal: &Proposal) -> Result<Resp
             configure.check(&now).map_err(unsound)?;
         }
         Proposal::DeclareLost(declare) => declare.check(&now).map_err(unsound)?,
+        Proposal::RecordPart(part) => {
+            let record = existing(&now, &Key::Log(part.log)).ok_or(Refusal::Deleted)?.value;
+            if !part.check(&record, &now).map_err(unsound)? {
+                return Ok(Response::Outcome(TxnOutcome::Refused));
+            }
+            check_part(shared, part).await?;
+        }
     }
     if let Some((log, segment, archived)) = rests {
         check_archived(log, segment, archived, &now)?;
@@ -85,6 +101,34 @@ pub(super) async fn propose(shared: &Shared, proposal: &Proposal) -> Result<Resp
     let outcome = meta.commit(&txn).await.map_err(refusal)?;
     say(proposal, outcome);
     Ok(Response::Outcome(outcome))
+}
+
+/// Checks what a writer says of its part. Of a segment's first one also that it is where this node
+/// reads parts: a writer that was given another store would acknowledge what nobody can read.
+async fn check_part(shared: &Shared, record: &RecordPart) -> Result<(), Refusal> {
+    let RecordPart { log, segment, first, part, .. } = record;
+    if part.encoder != PART_ENCODER || !(1..=PART_OBJECT_BYTES_MAX).contains(&part.bytes) {
+        let PartRecord { encoder, bytes, .. } = part;
+        let expected = format!("expected encoder {PART_ENCODER} and 1 to {PART_OBJECT_BYTES_MAX} bytes");
+        return Err(Refusal::Invalid(format!("a part of encoder {encoder} and {bytes} bytes: {expected}")));
+    }
+    if *first > Index(0) {
+        return Ok(());
+    }
+    let SegmentEnd { end, chain, .. } = part.at;
+    let encoder = part.encoder;
+    let name = PartName { log: *log, segment: *segment, first: *first, end, chain, encoder, skip: false };
+    let (core, bytes) = (Arc::clone(&shared.core), part.bytes);
+    let found = shared.background.spawn(async move { core.objects.get_producers(&name, bytes).await });
+    match found.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error @ ObjectError::NotFound { .. })) => Err(Refusal::Invalid(format!(
+            "{error}, the object store of the nodes: give the writer the same one"
+        ))),
+        Ok(Err(error)) if error.is_retryable() => Err(Refusal::Unavailable(error.to_string())),
+        Ok(Err(error)) => Err(Refusal::Invalid(error.to_string())),
+        Err(error) => Err(Refusal::Unavailable(format!("the node is stopping: {error}"))),
+    }
 }
 
 /// What an operator must find in the log of a node.

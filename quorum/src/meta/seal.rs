@@ -7,9 +7,9 @@ use super::{
     Versioned, Write,
 };
 use crate::ids::{Index, Level, LogId, NodeId, Revision, SegmentNumber};
-use crate::limits::{ACK_QUORUM, MEMBERS_MAX};
+use crate::limits::ACK_QUORUM;
 use crate::mutation::{Mutation, on};
-use crate::quorums::fence_quorum;
+use crate::quorums::{fence_quorum, fits};
 use serde::{Deserialize, Serialize};
 
 /// The seal of one segment and the creation of the next; one of them may be missing.
@@ -73,7 +73,7 @@ impl SealOne {
         holders >= ACK_QUORUM
             || (on(Mutation::OneCopySettles) && holders > 0)
             || self.archived == self.at.end
-            || holders + self.moved.len() == self.read.value.ensemble.len()
+            || holders > 0 && holders + self.moved.len() == self.read.value.ensemble.len()
     }
 
     fn record(&self, by_epoch: crate::ids::Epoch) -> SegmentRecord {
@@ -185,8 +185,8 @@ impl SealSegment {
         }
         let Some(create) = &self.create else { return Ok(()) };
         let members = create.ensemble.len();
-        if !(ACK_QUORUM..=MEMBERS_MAX).contains(&members) {
-            return fail(format!("an ensemble of {members} members"));
+        if !fits(create.level, members) {
+            return fail(format!("an ensemble of {members} members at level {}", create.level));
         }
         for (at, (member, revision)) in create.ensemble.iter().enumerate() {
             if create.ensemble[..at].iter().any(|(other, _)| other.node == member.node) {
@@ -344,6 +344,27 @@ mod tests {
         proposal.seal.as_mut().expect("it seals")
     }
 
+    fn create(proposal: &mut SealSegment) -> &mut CreateOne {
+        proposal.create.as_mut().expect("it creates")
+    }
+
+    #[test]
+    fn a_segment_without_members_is_sealed_where_it_is_archived() {
+        let object = |archived| {
+            edited(|p| {
+                (seal(p).read.value.level, seal(p).read.value.ensemble) = (Level::Object, vec![]);
+                (seal(p).holders, seal(p).archived) = (vec![], Index(archived));
+                (create(p).level, create(p).ensemble) = (Level::Object, vec![]);
+            })
+        };
+        assert_eq!(object(50).check(&Snapshot::default()), Ok(()));
+        let sealed = object(50).seal.expect("it seals");
+        assert_eq!((sealed.settled(), sealed.record(Epoch(2)).state), (true, SegmentState::Archived(at(50))));
+        let short = object(49);
+        assert!(short.check(&Snapshot::default()).is_err(), "nobody holds what is not archived");
+        assert!(!short.seal.expect("it seals").settled());
+    }
+
     #[test]
     fn the_next_segment_starts_where_the_sealed_one_ends() {
         let (log, created) = proposal().records();
@@ -499,7 +520,9 @@ mod tests {
             ("not open", edited(|p| seal(p).read.value.state = SegmentState::Archived(at(1)))),
             ("of a later epoch", edited(|p| seal(p).read.value.epoch = Epoch(3))),
             ("a takeover as a roll", edited(|p| seal(p).recovery = false)),
-            ("one member", edited(|p| p.create.as_mut().expect("it creates").ensemble.truncate(1))),
+            ("members where there are none", edited(|p| create(p).level = Level::Object)),
+            ("no members", edited(|p| create(p).ensemble.clear())),
+            ("one member", edited(|p| create(p).ensemble.truncate(1))),
             ("nothing", edited(|p| (p.seal, p.create) = (None, None))),
         ] {
             assert!(bad.check(&Snapshot::default()).is_err(), "{what}");

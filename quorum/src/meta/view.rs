@@ -121,6 +121,9 @@ pub struct SegmentView {
     pub record: Versioned<SegmentRecord>,
     /// How far it is in object storage.
     pub archived: SegmentEnd,
+    /// The last part of its unbroken row, as the transaction that records the next one compares it;
+    /// not told once the whole segment is archived.
+    pub last: Option<(Index, Revision)>,
 }
 
 /// A log as a client needs it: its record and its segments from some number on.

@@ -11,6 +11,7 @@ use crate::meta::create::CreateLog;
 use crate::meta::declare::DeclareLost;
 use crate::meta::delete::DeleteLog;
 use crate::meta::loss::RecordLoss;
+use crate::meta::part::RecordPart;
 use crate::meta::seal::{CreateOne, SealOne, SealSegment, Unsound};
 use crate::meta::takeover::TakeOver;
 use crate::meta::trim::TrimLog;
@@ -196,6 +197,8 @@ pub enum Proposal {
     Configure(ConfigureLog),
     /// A node will not come back with what it held.
     DeclareLost(DeclareLost),
+    /// T3, by the writer of a log of level `object`.
+    RecordPart(Box<RecordPart>),
 }
 
 /// A segment of a log at one member, in the asker's epoch.
@@ -379,6 +382,7 @@ impl Proposal {
         let sane = match self {
             Self::Create(_) => true,
             Self::Trim(trim) => trim.read.revision > Revision(0),
+            Self::RecordPart(part) => part.is_of_writer() && part.end().is_some_and(|end| end.0 <= FAR),
             Self::Delete(delete) => log(&delete.read),
             Self::TakeOver(takeover) => {
                 log(&takeover.read)
@@ -416,7 +420,7 @@ impl Proposal {
             return Ok(());
         }
         let why = "a number in it is near the end of its range, it quotes a record that does not exist, \
-                   or the name of who asks is too long";
+                   it is a part that no writer records, or the name of who asks is too long";
         Err(Unsound(why.to_owned()))
     }
 
@@ -432,6 +436,7 @@ impl Proposal {
             Self::RecordLoss(loss) => loss.txn(),
             Self::Configure(configure) => configure.txn(),
             Self::DeclareLost(declare) => declare.txn(),
+            Self::RecordPart(part) => part.txn(),
         }
     }
 }

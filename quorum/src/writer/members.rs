@@ -2,7 +2,7 @@
 
 use super::WriterEvent;
 use crate::batch::BatchEnd;
-use crate::ids::{Incarnation, Index, NodeId, Offset, SegmentNumber};
+use crate::ids::{Incarnation, Index, Level, NodeId, Offset, SegmentNumber};
 use crate::limits::{ACK_QUORUM, MEMBERS_MAX};
 use crate::meta::{SegmentEnd, SegmentRecord, Versioned};
 use crate::mutation::{Mutation, on};
@@ -149,6 +149,8 @@ impl MemberState {
 pub(super) struct Batch {
     pub(super) end: Index,
     pub(super) bytes: u64,
+    /// What it leaves behind it.
+    pub(super) after: BatchEnd,
 }
 
 /// One segment of a writer.
@@ -222,7 +224,7 @@ impl Segment {
         self.assigned = first.plus(u64::from(count));
         self.at_assigned = end;
         self.bytes += bytes;
-        self.batches.push_back(Batch { end: self.assigned, bytes });
+        self.batches.push_back(Batch { end: self.assigned, bytes, after: end });
         first
     }
 
@@ -354,7 +356,9 @@ impl Segment {
 
     /// Whether fewer members than wanted take part.
     pub(super) fn short(&self) -> bool {
-        self.record.is_some() && (self.members.len() < MEMBERS_MAX || self.has_lost())
+        let wanting = |record: &Versioned<SegmentRecord>| record.value.level != Level::Object;
+        let wanting = self.record.as_ref().is_some_and(wanting);
+        wanting && (self.members.len() < MEMBERS_MAX || self.has_lost())
     }
 
     pub(super) fn has_lost(&self) -> bool {

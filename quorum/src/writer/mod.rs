@@ -4,7 +4,8 @@
 //! node, and carries out metadata requests. The machine says which range goes where. [`members`]
 //! follows what each member holds, [`roll`] seals a segment and opens the next, [`park`] seals an
 //! idle one and opens none, [`metadata`] says what is asked of the metadata, [`transmit`] what is
-//! sent. [`assign`] gives out the indices.
+//! sent, [`upload`] what the driver archives itself at level `object`, where no member holds anything.
+//! [`assign`] gives out the indices.
 
 mod assign;
 mod members;
@@ -14,11 +15,13 @@ mod roll;
 #[cfg(test)]
 mod tests;
 mod transmit;
+mod upload;
 
 pub use assign::{AssignError, Assigned, Unresolved};
 pub use members::Lost;
 pub use metadata::{MetaReply, MetaRequest};
 pub use transmit::Transmit;
+pub use upload::Waiting;
 
 use crate::glossary::Marks;
 use crate::ids::{Epoch, Incarnation, Index, Level, LogId, NodeId, Offset, SegmentNumber};

@@ -10,7 +10,7 @@
 
 use super::members::{Link, Segment};
 use super::{MetaRequest, REFRESH, RETRY, Writer, WriterEvent};
-use crate::ids::{NodeId, Revision, SegmentNumber};
+use crate::ids::{Level, NodeId, Revision, SegmentNumber};
 use crate::limits::{ACK_QUORUM, MEMBERS_MAX};
 use crate::meta::seal::{CreateOne, SealOne, SealSegment};
 use crate::meta::{LogView, Member, SegmentRecord, TxnOutcome, Versioned};
@@ -25,8 +25,8 @@ pub(super) enum Roll {
     No,
     /// The nodes are being read, or will be at the time given.
     Reading { again: Option<Time> },
-    /// The segment is frozen and drains; the next one will have these members.
-    Draining { next: Vec<(Member, Revision)> },
+    /// The segment is frozen and drains; the next one, if there is to be one, will have these members.
+    Draining { next: Option<Vec<(Member, Revision)>> },
     /// The transaction is out, or will be sent again at the time given.
     Proposing { proposal: Box<SealSegment>, again: Option<Time> },
     /// The transaction was refused, and the log is being read, or will be at the time given.
@@ -90,6 +90,9 @@ impl Writer {
     /// that have not just been given up first. Of those that have, only whoever was heard since:
     /// a segment with somebody who stays silent would have to be rolled again at once.
     fn choose_ensemble(&self) -> Option<Vec<(Member, Revision)>> {
+        if self.level == Level::Object {
+            return Some(Vec::new());
+        }
         let newest = self.segments.iter().rev().find(|segment| segment.record.is_some())?;
         // Of a segment that was parked, nothing is known of its members but that they were chosen.
         let parked = newest.members.is_empty();
@@ -128,15 +131,19 @@ impl Writer {
         let (frozen, creating) = (self.segments.iter().any(Segment::draining), self.creating());
         // A segment that holds appends already is created all the same, and closed after that.
         let closing = self.closing && self.segments.back().is_some_and(|newest| newest.record.is_some());
-        let next = if closing { Some(Vec::new()) } else { self.choose_ensemble() };
-        let Some(next) = next else {
-            // Too few nodes can be reached; one that comes back is noticed at once.
-            self.roll = Roll::Reading { again: Some(now.after(REFRESH)) };
-            return;
+        let next = if closing {
+            None
+        } else {
+            let Some(ensemble) = self.choose_ensemble() else {
+                // Too few nodes can be reached; one that comes back is noticed at once.
+                self.roll = Roll::Reading { again: Some(now.after(REFRESH)) };
+                return;
+            };
+            if creating {
+                return self.propose_segment(now, ensemble);
+            }
+            Some(ensemble)
         };
-        if creating {
-            return self.propose_segment(now, next);
-        }
         if !frozen {
             self.segments.back_mut().expect("there is always a newest segment").freeze();
             self.view_read = now;
@@ -191,9 +198,9 @@ impl Writer {
                 recovery: false,
                 allowed_loss: None,
             }),
-            create: (!next.is_empty()).then(|| CreateOne {
+            create: next.clone().map(|ensemble| CreateOne {
                 level: self.level,
-                ensemble: next.clone(),
+                ensemble,
                 holder: self.holder.clone(),
             }),
         };

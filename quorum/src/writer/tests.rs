@@ -1,6 +1,7 @@
 //! One test per rule of the writer, over peers that answer at once, or not at all.
 
 mod append;
+mod object;
 mod park;
 mod rolls;
 
@@ -282,7 +283,7 @@ impl Bench {
         let segment = self.writer.segments[0].record.clone().expect("the oldest exists");
         let number = self.writer.segments[0].number;
         let archived = segment.value.start();
-        let mut segments = BTreeMap::from([(number, SegmentView { record: segment, archived })]);
+        let mut segments = BTreeMap::from([(number, SegmentView { record: segment, archived, last: None })]);
         if let Some(proposal) = after {
             let (log, created) = proposal.records();
             record = Versioned { revision: Revision(77), value: log };
@@ -296,7 +297,7 @@ impl Bench {
             if let Some((number, value)) = created {
                 let archived = value.start();
                 let record = Versioned { revision: Revision(77), value };
-                segments.insert(number, SegmentView { record, archived });
+                segments.insert(number, SegmentView { record, archived, last: None });
             }
         }
         LogView {

@@ -124,8 +124,9 @@ impl Store {
         let numbers = usize::try_from(from.0).expect("a few")..self.segments();
         let segments = numbers.filter_map(|number| {
             let record = self.versioned(number)?;
-            let archived = self.row(number).end(&record.value);
-            Some((SegmentNumber(number as u64), SegmentView { record, archived }))
+            let row = self.row(number);
+            let (archived, last) = (row.end(&record.value), row.last());
+            Some((SegmentNumber(number as u64), SegmentView { record, archived, last }))
         });
         LogView {
             log: LOG,

@@ -15,6 +15,7 @@ const FOOTER_MAGIC: [u8; 8] = *b"PICULETE";
 
 const LEVEL_MEMORY: u32 = 1;
 const LEVEL_DISK: u32 = 2;
+const LEVEL_OBJECT: u32 = 3;
 
 const FLAG_SKIP: u32 = 1;
 
@@ -23,6 +24,7 @@ pub(super) fn encode_header(header: &PartHeader, body_len: u64) -> [u8; HEADER_B
     let level = match level {
         Level::Memory => LEVEL_MEMORY,
         Level::Disk => LEVEL_DISK,
+        Level::Object => LEVEL_OBJECT,
     };
     let mut out = [0; HEADER_BYTES];
     put(&mut out, 0, HEADER_MAGIC);
@@ -64,7 +66,8 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<(PartHeader, u64), PartError
     let level = match u32_at(bytes, 56) {
         LEVEL_MEMORY => Level::Memory,
         LEVEL_DISK => Level::Disk,
-        other => return Err(field("durability", other, "1 or 2")),
+        LEVEL_OBJECT => Level::Object,
+        other => return Err(field("durability", other, "1 to 3")),
     };
     let header = PartHeader {
         cluster: Nonce(u128_at(bytes, 16)),

@@ -12,6 +12,7 @@ mod full_buffer;
 mod lifecycle;
 mod logs;
 mod loss;
+mod object;
 mod object_store;
 mod read;
 mod refusals;

@@ -5,6 +5,7 @@ mod open;
 mod recover;
 
 use super::take_over;
+use crate::store::Store;
 use crate::testing::{Cluster, Faults, Node, PATIENCE, log_name, node_id, numbered, read_all, soon};
 use crate::{Client, ClientOptions, Error, LogWriter, ReadOptions, Start};
 use piculet_quorum::ids::{Epoch, Index, LogName, Offset, SegmentNumber};
@@ -139,7 +140,7 @@ async fn what_too_few_hold_is_copied() {
 async fn take(cluster: &Cluster, name: &LogName, takeover_timeout: Duration) -> Result<super::Taken, Error> {
     let options = ClientOptions { takeover_timeout, ..cluster.options(&["a"]) };
     let pool = crate::pool::Pool::new(&options).unwrap();
-    soon(take_over(&pool, &options, name)).await
+    soon(take_over(&pool, &Store::new(&options), &options, name)).await
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Opening a log that somebody may hold.
 
 use super::{BRIEF, append, everything, named, writer_is_there};
+use crate::store::Store;
 use crate::takeover::Takeover;
 use crate::testing::{Cluster, Faults, log_name, numbered, soon};
 use crate::{Error, LogWriter};
@@ -121,7 +122,8 @@ async fn a_takeover_that_was_abandoned_is_waited_for_and_then_passed_over() {
     append(&soon(client.open(&name)).await.unwrap(), &numbered("x", 0..3)).await;
     let options = cluster.options(&["a"]);
     let pool = crate::pool::Pool::new(&options).unwrap();
-    soon(async { Takeover::find(&pool, &options, &name).await?.claim().await }).await.unwrap();
+    let store = Store::new(&options);
+    soon(async { Takeover::find(&pool, &store, &options, &name).await?.claim().await }).await.unwrap();
     let patient = named(&cluster, "patient", |options| options.takeover_timeout = BRIEF).await;
     let unsure = error(soon(patient.open(&name)).await);
     assert!(matches!(unsure, Error::TakeOver(_)), "it may still be on its way: {unsure}");

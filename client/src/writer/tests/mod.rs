@@ -1,6 +1,8 @@
 //! Writers on nodes in this process: what is parked, what is replaced, and what they append.
 
 mod flush;
+#[cfg(feature = "object")]
+mod object;
 mod outcomes;
 mod park;
 mod producers;

@@ -25,12 +25,15 @@ A name has 1 to 200 characters from A-Z a-z 0-9 . _ / - and no empty or dot comp
 An append to a log of durability `memory` is acknowledged when two nodes hold it in memory that
 outlives their processes: it survives the loss of any one machine, and a crash of all three nodes.
 With `disk` two nodes have it on disk: it survives a power cut of everything as well, and takes as
-long as a disk does. The durability of a log cannot be changed later.
+long as a disk does. With `object` it is in the object store, where it survives the loss of every
+node: the writer puts it there itself, so it needs the store's settings (`piculet append --store`),
+and an append takes tens of milliseconds. The durability of a log cannot be changed later.
 
 Examples:
   piculet log create orders
   piculet log create shop/eu/orders
   piculet log create payments --durability disk
+  piculet log create audit --durability object
   piculet log create metrics --allow-loss")]
     Create(CreateArgs),
     /// List all logs by name.
@@ -110,6 +113,8 @@ enum Durability {
     Memory,
     /// On the disks of two nodes.
     Disk,
+    /// In the object store.
+    Object,
 }
 
 impl From<Durability> for Level {
@@ -117,6 +122,7 @@ impl From<Durability> for Level {
         match durability {
             Durability::Memory => Self::Memory,
             Durability::Disk => Self::Disk,
+            Durability::Object => Self::Object,
         }
     }
 }

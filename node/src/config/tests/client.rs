@@ -1,8 +1,8 @@
 //! Settings of commands that talk to nodes.
 
 use super::*;
-use piculet_client::ClientOptions;
 use piculet_client::transport::Identity;
+use piculet_client::{ClientOptions, S3Options, StoreOptions};
 use piculet_quorum::writer::WriterOptions;
 
 fn client_options(place: &Place) -> ClientOptions {
@@ -25,7 +25,7 @@ fn the_defaults_of_clients_are_those_of_the_library() {
     assert_eq!(options.transport, usual.transport);
     assert_eq!(options.writer, usual.writer);
     assert_eq!(options.recovery, usual.recovery);
-    assert_eq!(options.read_ahead, usual.read_ahead);
+    assert_eq!((options.read_ahead, &options.store), (usual.read_ahead, &None));
     let times =
         |options: &ClientOptions| [options.call_timeout, options.takeover_timeout, options.read_timeout];
     assert_eq!(times(&options), times(&usual));
@@ -39,6 +39,8 @@ nodes = ["a:1"]
 certs = "certs"
 identity = "nobody"
 name = "me"
+store = "s3://bucket/prefix"
+store_options = { endpoint = "https://s3:9000", region = "r", allow_http = true, part_bytes = "1KiB", linger = "3ms" }
 max_datagram = "1400B"
 keep_alive = "300ms"
 call_timeout = "1s"
@@ -63,6 +65,19 @@ recovery = { grace = "6ms", silence = "7s" }
     assert_eq!(Duration::from(options.writer.idle_after), seconds(9));
     assert_eq!((options.call_timeout, options.takeover_timeout), (seconds(1), seconds(2)));
     assert_eq!((options.read_timeout, options.read_ahead), (seconds(3), 1 << 20));
+    let s3 = S3Options {
+        endpoint: Some("https://s3:9000".to_owned()),
+        region: Some("r".to_owned()),
+        allow_http: true,
+        ..S3Options::default()
+    };
+    let store = StoreOptions {
+        s3,
+        part_bytes: 1 << 10,
+        linger: millis(3),
+        ..StoreOptions::new("s3://bucket/prefix")
+    };
+    assert_eq!(options.store, Some(store));
     let writer = WriterOptions {
         idle_after: seconds(9).into(),
         segment_bytes: 2 << 20,
@@ -73,6 +88,16 @@ recovery = { grace = "6ms", silence = "7s" }
     };
     assert_eq!(options.writer, writer);
     assert_eq!(options.recovery, RecoveryOptions { grace: millis(6).into(), silence: seconds(7).into() });
+}
+
+#[test]
+fn a_store_has_no_credentials_in_its_url_and_is_no_memory() {
+    let refused = |store: &str| {
+        let place = Place::new("nodes = [\"a:1\"]").set("store", store);
+        ClientConfig::load(&place.sources).expect_err(store).to_string()
+    };
+    assert!(refused("s3://me:hush@bucket/prefix").contains("no credentials in the URL"));
+    assert!(refused("memory:").contains("keeps nothing"));
 }
 
 #[test]
