@@ -6,6 +6,8 @@ mod append;
 mod control;
 mod propose;
 mod read;
+#[cfg(test)]
+mod tests;
 
 use crate::core::Core;
 use crate::peers::Peers;
