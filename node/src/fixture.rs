@@ -27,7 +27,8 @@ use piculet_quorum::meta::seal::{CreateOne, SealOne, SealSegment};
 use piculet_quorum::meta::takeover::TakeOver;
 use piculet_quorum::meta::trim::TrimLog;
 use piculet_quorum::meta::{
-    IncarnationRecord, Key, Range, SegmentEnd, SegmentState, Snapshot, Txn, TxnOutcome, register,
+    IncarnationRecord, Key, LogRecord, Range, Record, SegmentEnd, SegmentState, Snapshot, Txn, TxnOutcome,
+    register,
 };
 use piculet_quorum::producers::Producer;
 use piculet_quorum::replica::Session;
@@ -116,6 +117,24 @@ impl Fixture {
         let core = self.core_in(config, meta, cluster, found).await.unwrap();
         let life = core.life(Level::Memory).unwrap();
         (core, life)
+    }
+
+    /// Why a node does not start.
+    pub(crate) async fn core_fails(&self, name: &str) -> NodeError {
+        let config = self.config(name);
+        let cluster = membership::join_cluster(&self.meta).await.unwrap();
+        let found = open::find(&config, cluster).await.unwrap();
+        let started = self.core_in(config, Arc::new(self.meta.clone()), cluster, found).await;
+        started.err().expect("it does not start")
+    }
+
+    /// Puts a log's epoch back to what it was, as a backup does that is restored.
+    pub(crate) async fn restore_epoch(&self, log: LogId, epoch: Epoch) {
+        let key = Key::Log(log);
+        let read = self.snapshot().await.log(&key).unwrap();
+        let record = LogRecord { epoch, ..read.value };
+        applied(&self.meta, &Txn::default().when(key.clone(), read.revision).put(key, Record::Log(record)))
+            .await;
     }
 
     /// A node that has just got its lives, with a buffer of level `disk` besides, in small files on
