@@ -45,7 +45,7 @@ ci: ready ## What continuous integration runs: check, test, sim, model, demo
 bench: ready ## Run the benchmarks on this machine
 	cargo build --release --locked -p piculet-node --bin piculet
 	"$(TARGET)/release/piculet" bench suite
-	"$(TARGET)/release/piculet" bench takeover
+	"$(TARGET)/release/piculet" bench takeover --at-most 50
 
 # Quiet and instant when nothing is missing.
 ready:

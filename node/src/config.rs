@@ -11,7 +11,7 @@ mod tests;
 
 pub use client::ClientConfig;
 pub(crate) use form::is_filter;
-pub use node::{NodeConfig, PasswordError};
+pub use node::{DiskConfig, NodeConfig, PasswordError};
 
 use crate::settings::{Settings, doc};
 use piculet_client::transport::TransportOptions;

@@ -4,9 +4,10 @@
 use crate::archive;
 use crate::certs;
 use crate::cleanup;
-use crate::config::NodeConfig;
+use crate::config::{DiskConfig, NodeConfig};
 use crate::core::Core;
 use crate::membership::{self, Life};
+use crate::node::NodeError;
 use crate::open;
 use crate::peers::Peers;
 use crate::settings::Sources;
@@ -26,14 +27,15 @@ use piculet_quorum::meta::seal::{CreateOne, SealOne, SealSegment};
 use piculet_quorum::meta::takeover::TakeOver;
 use piculet_quorum::meta::trim::TrimLog;
 use piculet_quorum::meta::{
-    IncarnationRecord, Key, NodeRecord, NodeState, Range, Record, SegmentEnd, SegmentState, Snapshot, Txn,
-    TxnOutcome, Write, register,
+    IncarnationRecord, Key, LogRecord, NodeRecord, NodeState, Range, Record, SegmentEnd, SegmentState,
+    Snapshot, Txn, TxnOutcome, Write, register,
 };
 use piculet_quorum::producers::Producer;
 use piculet_quorum::replica::Session;
 use piculet_quorum::wire::message::{Address, Open};
-use piculet_storage::Objects;
-use std::collections::VecDeque;
+use piculet_storage::journal::simulated::SimulatedDisk;
+use piculet_storage::{Found, Objects};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,6 +114,48 @@ impl Fixture {
     pub(crate) async fn core_with(&self, config: NodeConfig, meta: Arc<dyn Metadata>) -> (Arc<Core>, Life) {
         let cluster = membership::join_cluster(&*meta).await.unwrap();
         let found = open::find(&config, cluster).await.unwrap();
+        let core = self.core_in(config, meta, cluster, found).await.unwrap();
+        let life = core.life(Level::Memory).unwrap();
+        (core, life)
+    }
+
+    /// Why a node does not start.
+    pub(crate) async fn core_fails(&self, name: &str) -> NodeError {
+        let config = self.config(name);
+        let cluster = membership::join_cluster(&self.meta).await.unwrap();
+        let found = open::find(&config, cluster).await.unwrap();
+        let started = self.core_in(config, Arc::new(self.meta.clone()), cluster, found).await;
+        started.err().expect("it does not start")
+    }
+
+    /// Puts a log's epoch back to what it was, as a backup does that is restored.
+    pub(crate) async fn restore_epoch(&self, log: LogId, epoch: Epoch) {
+        let key = Key::Log(log);
+        let read = self.snapshot().await.log(&key).unwrap();
+        let record = LogRecord { epoch, ..read.value };
+        applied(&self.meta, &Txn::default().when(key.clone(), read.revision).put(key, Record::Log(record)))
+            .await;
+    }
+
+    /// A node that has just got its lives, with a buffer of level `disk` besides, in small files on
+    /// this disk.
+    pub(crate) async fn core_on(&self, mut config: NodeConfig, disk: &SimulatedDisk) -> Arc<Core> {
+        let cluster = membership::join_cluster(&self.meta).await.unwrap();
+        let mut found = open::find(&config, cluster).await.unwrap();
+        let dir = self.dir.path().join(format!("{}-disk", config.name));
+        config.buffer.disk = Some(DiskConfig { dir: dir.clone(), bytes: 4 << 20, file_bytes: 8 << 10 });
+        let options = config.disk().unwrap();
+        found.insert(Level::Disk, Found::disk_on(disk.clone(), &dir, &options, cluster).unwrap());
+        self.core_in(config, Arc::new(self.meta.clone()), cluster, found).await.unwrap()
+    }
+
+    async fn core_in(
+        &self,
+        config: NodeConfig,
+        meta: Arc<dyn Metadata>,
+        cluster: Nonce,
+        found: BTreeMap<Level, Found>,
+    ) -> Result<Arc<Core>, NodeError> {
         let mut begun = open::begin(&config, &*meta, found).await.unwrap();
         let objects = Objects::open(&config.store, cluster, &config.s3()).unwrap();
         objects.probe().await.unwrap();
@@ -119,10 +163,9 @@ impl Fixture {
         let core = Arc::new(Core::new(config, cluster, meta, objects, live));
         let now = membership::read_everything(&*core.meta).await.unwrap();
         for begun in &mut begun {
-            begun.take_up(&core, &now).unwrap();
+            begun.take_up(&core, &now)?;
         }
-        let life = core.life(Level::Memory).unwrap();
-        (core, life)
+        Ok(core)
     }
 
     /// What a node identifies itself with, by a CA that all nodes of the fixture share.
@@ -222,16 +265,25 @@ pub(crate) struct Writer {
 impl Writer {
     /// Creates a log, takes it over and opens its first segment with these members.
     pub(crate) async fn create(meta: &MemoryStore, log: u64, members: &[(&Core, Life)]) -> Self {
+        Self::create_at(Level::Memory, meta, log, members).await
+    }
+
+    /// The same at another level, of which these are the members' lives.
+    pub(crate) async fn create_at(
+        level: Level,
+        meta: &MemoryStore,
+        log: u64,
+        members: &[(&Core, Life)],
+    ) -> Self {
         let (log, name) = (LogId(log), LogName::new(format!("log-{log}")).unwrap());
-        applied(meta, &CreateLog { name, log, durability: Level::Memory, allow_loss: false }.txn()).await;
+        applied(meta, &CreateLog { name, log, durability: level, allow_loss: false }.txn()).await;
         let key = Key::Log(log);
         let read = meta.read(std::slice::from_ref(&key), &[]).await.unwrap().log(&key).unwrap();
         applied(meta, &TakeOver { log, read, writer: Nonce(7), holder: Some("fixture".to_owned()) }.txn())
             .await;
         let read = meta.read(std::slice::from_ref(&key), &[]).await.unwrap().log(&key).unwrap();
-        let ensemble =
-            members.iter().map(|(core, life)| (core.member(Level::Memory), life.revision)).collect();
-        let create = Some(CreateOne { level: Level::Memory, ensemble, holder: Some("fixture".to_owned()) });
+        let ensemble = members.iter().map(|(core, life)| (core.member(level), life.revision)).collect();
+        let create = Some(CreateOne { level, ensemble, holder: Some("fixture".to_owned()) });
         applied(meta, &SealSegment { log, read, seal: None, create }.txn()).await;
         Self {
             meta: meta.clone(),

@@ -7,7 +7,7 @@ use crate::cleanup;
 use crate::core::Core;
 use crate::membership::{self, MembershipError};
 use piculet_meta::{Watch, WatchEvent};
-use piculet_quorum::ids::{Index, LogId, Nonce, Offset, SegmentNumber};
+use piculet_quorum::ids::{Epoch, Index, LogId, Nonce, Offset, SegmentNumber};
 use piculet_quorum::meta::{
     Key, PartRecord, Range, Record, SegmentRecord, SegmentState, Snapshot, StoreRevision, Versioned,
 };
@@ -48,6 +48,18 @@ pub enum ViewError {
         /// What a later read shows.
         found: StoreRevision,
     },
+    /// A log's epoch went back.
+    #[error(
+        "log {log} was fenced here in epoch {fence}, and in the metadata it is in epoch {found}, which is older: an old backup was restored, so this node stops before it forgets entries because of that; restore the metadata that belong to this cluster, then start it again"
+    )]
+    Fenced {
+        /// The log.
+        log: LogId,
+        /// The epoch of the fence.
+        fence: Epoch,
+        /// What a later read shows.
+        found: Epoch,
+    },
 }
 
 /// Follows the metadata for as long as the node lives.
@@ -58,7 +70,7 @@ pub async fn follow(core: &Core) -> Result<Infallible, ViewError> {
     let mut watch = start(core).await;
     loop {
         match watch.next().await {
-            WatchEvent::Reset(snapshot) => reset(core, &snapshot)?,
+            WatchEvent::Reset(snapshot) => reset(core, &snapshot).await?,
             WatchEvent::Changed { at, changes } => {
                 let unconnected = changed(core, at, changes)?;
                 for (log, number) in unconnected {
@@ -83,13 +95,14 @@ async fn start(core: &Core) -> Watch {
     }
 }
 
-fn reset(core: &Core, snapshot: &Snapshot) -> Result<(), ViewError> {
+async fn reset(core: &Core, snapshot: &Snapshot) -> Result<(), ViewError> {
     let seen = core.applied();
     if snapshot.at < seen {
         return Err(ViewError::WentBack { seen, found: snapshot.at });
     }
     membership::check_lives(core, snapshot)?;
     check_cluster(core, snapshot.records.get(&Key::Cluster).map(|found| &found.value))?;
+    check_fences(core, snapshot).await?;
     learn_lives(core, snapshot);
     core.learn_everything(snapshot);
     core.cleanup.learn_everything(snapshot, cleanup::wall_clock());
@@ -140,6 +153,30 @@ fn check_cluster(core: &Core, found: Option<&Record>) -> Result<(), ViewError> {
         return Ok(());
     }
     Err(ViewError::Cluster { mine: core.cluster, found })
+}
+
+/// Checks that no log was fenced here in a later epoch than the metadata have.
+async fn check_fences(core: &Core, snapshot: &Snapshot) -> Result<(), ViewError> {
+    for (log, fence) in core.fenced_beyond(snapshot) {
+        // The fence may be younger than the snapshot. What is read from here on must show its epoch,
+        // which was in the metadata before it fenced anything.
+        let now = read_log(core, log).await;
+        let alive = now.log(&Key::Log(log)).filter(|record| record.value.deleted.is_none());
+        if let Some(found) = alive.map(|record| record.value.epoch).filter(|found| *found < fence) {
+            return Err(ViewError::Fenced { log, fence, found });
+        }
+    }
+    Ok(())
+}
+
+async fn read_log(core: &Core, log: LogId) -> Snapshot {
+    loop {
+        match core.meta.read(&[Key::Log(log)], &[]).await {
+            Ok(snapshot) => return snapshot,
+            Err(error) => core.meta_failed("to read a log that was fenced here", &error),
+        }
+        sleep(RETRY).await;
+    }
 }
 
 /// What one transaction changed in one segment.

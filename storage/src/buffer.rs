@@ -101,7 +101,7 @@ pub struct Found {
     arena: Option<Reopened>,
     fences: Option<Fences>,
     /// At level `disk`, and instead of the arena and the fences.
-    journal: Option<FoundJournal>,
+    journal: Option<Box<dyn FoundJournal>>,
     damage: Option<Damage>,
 }
 

@@ -4,6 +4,7 @@
 use super::{Log, LogState};
 use crate::core::Core;
 use piculet_quorum::ids::{Epoch, Level, LogId};
+use piculet_quorum::meta::{Key, Snapshot};
 use piculet_quorum::wire::message::Refusal;
 use piculet_storage::{Position, Synced};
 
@@ -60,6 +61,21 @@ impl Core {
             slot.synced.notify_waiters();
             slot.grown.notify_waiters();
         }
+    }
+
+    /// The logs that were fenced here in a later epoch than a snapshot of everything shows, with the
+    /// epochs of those fences. That the log is deleted is no contradiction.
+    #[must_use]
+    pub fn fenced_beyond(&self, snapshot: &Snapshot) -> Vec<(LogId, Epoch)> {
+        let mut fences: Vec<(LogId, Epoch)> =
+            self.logs.fences.lock().iter().map(|(log, fence)| (*log, fence.epoch)).collect();
+        fences.extend(self.logs.all().iter().map(|log| (log.id, log.lock().replica.fence_epoch())));
+        let beyond = |(log, fence): &(LogId, Epoch)| {
+            let record = snapshot.log(&Key::Log(*log)).map(|record| record.value);
+            record.is_some_and(|record| record.deleted.is_none() && record.epoch < *fence)
+        };
+        fences.retain(beyond);
+        fences
     }
 
     /// Gives back what is at rest of a log's fence.

@@ -43,6 +43,18 @@ pub enum TakeUpError {
         /// Its epoch in the metadata.
         recorded: Epoch,
     },
+    /// A log was fenced in a later epoch than recorded.
+    #[error(
+        "log {log} was fenced here in epoch {fence}, and in the metadata it is in epoch {recorded}, which is older: an old backup of the metadata was restored, so this node does not start; restore the metadata that belong to this cluster, or move the buffer directory away to forget what is in it"
+    )]
+    Fenced {
+        /// The log.
+        log: LogId,
+        /// The epoch of the fence.
+        fence: Epoch,
+        /// The epoch in the metadata.
+        recorded: Epoch,
+    },
     /// The metadata are damaged.
     #[error(
         "metadata are damaged: the part at {first} of segment {segment} of log {log} does not end behind its start; this node holds entries of that segment and does not start before the metadata are restored"
@@ -71,13 +83,18 @@ impl Core {
     ) -> Result<TakenUp, TakeUpError> {
         let mut taken = TakenUp::default();
         for (log, epoch) in contents.fences {
-            let alive = snapshot.log(&Key::Log(log)).is_some_and(|record| record.value.deleted.is_none());
-            if alive {
-                taken.fences += 1;
-                self.logs.fences.lock().insert(log, Fence { epoch, at: Position::default() });
-            } else {
+            let alive = snapshot.log(&Key::Log(log)).filter(|record| record.value.deleted.is_none());
+            let Some(record) = alive else {
                 self.forget_fence(log);
+                continue;
+            };
+            // An epoch is in the metadata before it fences anything.
+            let recorded = record.value.epoch;
+            if recorded < epoch {
+                return Err(TakeUpError::Fenced { log, fence: epoch, recorded });
             }
+            taken.fences += 1;
+            self.logs.fences.lock().insert(log, Fence { epoch, at: Position::default() });
         }
         for segment in contents.segments {
             let bytes = segment.buffer.held_bytes();

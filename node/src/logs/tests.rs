@@ -128,3 +128,17 @@ fn a_log_that_has_left_costs_a_few_tens_of_bytes() {
     let bytes = logs.fences.lock().capacity() * slot;
     assert!(bytes / logs.fences() <= 40, "{bytes} bytes for {} logs", logs.fences());
 }
+
+#[tokio::test]
+async fn a_node_does_not_start_when_a_log_is_in_an_older_epoch_than_its_fence() {
+    let fixture = Fixture::new();
+    let (core, writer) = fenced_and_archived(&fixture, 1).await;
+    drop(core);
+    let (core, _) = fixture.core("a").await;
+    assert_eq!(core.logs.fences(), 1, "the metadata have the epoch of the fence");
+    drop(core);
+    fixture.restore_epoch(writer.log, Epoch(1)).await;
+    let why = fixture.core_fails("a").await;
+    let expected = TakeUpError::Fenced { log: writer.log, fence: Epoch(2), recorded: Epoch(1) };
+    assert_eq!(why.to_string(), expected.to_string());
+}

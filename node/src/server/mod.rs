@@ -7,6 +7,8 @@ mod control;
 mod propose;
 mod read;
 mod seldom;
+#[cfg(test)]
+mod tests;
 
 use crate::core::Core;
 use crate::peers::Peers;

@@ -2,6 +2,7 @@ use super::*;
 use crate::fixture::{Fixture, Writer, applied, eventually, memory};
 use piculet_quorum::ids::{Chain, Epoch, Incarnation, Level, NodeId, Offset, Timestamp};
 use piculet_quorum::meta::{Member, PartRow, SegmentEnd, SegmentState, Txn, Write};
+use piculet_quorum::wire::message::Address;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
@@ -158,11 +159,11 @@ async fn metadata_that_went_back_or_were_rebuilt_stop_the_node() {
     let snapshot = fixture.snapshot().await;
     let mut rebuilt = snapshot.clone();
     rebuilt.records.remove(&Key::Cluster);
-    let error = reset(&core, &rebuilt).unwrap_err();
+    let error = reset(&core, &rebuilt).await.unwrap_err();
     assert!(matches!(error, ViewError::Cluster { found: None, .. }), "{error}");
-    reset(&core, &snapshot).unwrap();
+    reset(&core, &snapshot).await.unwrap();
     core.set_applied(StoreRevision(snapshot.at.0 + 1));
-    let error = reset(&core, &snapshot).unwrap_err();
+    let error = reset(&core, &snapshot).await.unwrap_err();
     assert!(matches!(error, ViewError::WentBack { .. }), "{error}");
     let gone = changed(
         &core,
@@ -170,4 +171,24 @@ async fn metadata_that_went_back_or_were_rebuilt_stop_the_node() {
         vec![(Key::Incarnation(core.id.clone(), Level::Memory), None)],
     );
     assert!(matches!(gone, Err(ViewError::Life(_))));
+}
+
+#[tokio::test]
+async fn a_log_in_an_older_epoch_than_its_fence_stops_the_node_and_a_late_snapshot_does_not() {
+    let fixture = Fixture::new();
+    let ((core, life), (other, other_life)) = (fixture.core("a").await, fixture.core("b").await);
+    let writer = Writer::create(&fixture.meta, 1, &[(&*core, life), (&*other, other_life)]).await;
+    let before = fixture.snapshot().await;
+    writer.take_over().await;
+    let slot = core.refresh_log(writer.log).await.unwrap().expect("the log is there");
+    let (log, segment, incarnation) = (writer.log, writer.number, memory(&core));
+    slot.lock().replica.fence(&Address { log, segment, epoch: Epoch(2), incarnation }).unwrap();
+    // Read before the takeover, and taken in after its fence.
+    reset(&core, &before).await.unwrap();
+    reset(&core, &fixture.snapshot().await).await.unwrap();
+
+    fixture.restore_epoch(writer.log, Epoch(1)).await;
+    let error = reset(&core, &fixture.snapshot().await).await.unwrap_err();
+    let expected = ViewError::Fenced { log, fence: Epoch(2), found: Epoch(1) };
+    assert_eq!(error.to_string(), expected.to_string());
 }

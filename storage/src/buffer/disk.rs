@@ -7,7 +7,7 @@ mod tests;
 use super::identity::Boot;
 use super::{Buffer, BufferDir, BufferError, Contents, Damage, Found, KeptSegment, Leftover, Rest, identify};
 use crate::arena::{Arena, ArenaOptions};
-use crate::journal::{Journal, JournalOptions, RealDisk, Replayed, ReplayedSegment};
+use crate::journal::{Disk, Journal, JournalOptions, RealDisk, Replayed, ReplayedSegment};
 use crate::limits::{ARENA_BYTES, CHUNK_BYTES, JOURNAL_FILE_BYTES, JOURNAL_QUEUE_BYTES};
 use crate::segment_buffer::SegmentBuffer;
 use crate::slots::Layout;
@@ -57,11 +57,19 @@ impl DiskOptions {
     }
 }
 
-/// A journal that was read and checked.
+/// A journal that was read and checked, on whatever disk.
+pub(super) trait FoundJournal: std::fmt::Debug + Send {
+    /// What is there of each segment.
+    fn leftovers(&self) -> Vec<Leftover>;
+
+    /// Goes on with what is here, or discards it first.
+    fn adopt(self: Box<Self>, keep: bool, layout: Layout) -> Result<(Arc<Buffer>, Contents), BufferError>;
+}
+
 #[derive(Debug)]
-pub(super) struct FoundJournal {
+struct FoundOn<D: Disk> {
     dir: Arc<BufferDir>,
-    replayed: Replayed<RealDisk>,
+    replayed: Replayed<D>,
     /// What it holds, in memory again; nothing when it is damaged.
     loaded: Option<(Arc<Arena>, Vec<SegmentBuffer>)>,
 }
@@ -74,35 +82,61 @@ impl Found {
     /// When another process has the directory, when it belongs to another cluster or a later
     /// version, when what it keeps does not fit into the memory any more, or when the system refuses.
     pub fn disk(dir: &Path, options: &DiskOptions, cluster: Nonce) -> Result<Self, BufferError> {
+        Self::open_disk(dir, options, cluster, |lock| {
+            let failed = |action| move |source| BufferError::Io { path: dir.to_owned(), action, source };
+            sync_above(dir).map_err(failed("sync the directories above"))?;
+            RealDisk::open(dir, Some(Arc::clone(lock))).map_err(failed("open the directory"))
+        })
+    }
+
+    /// The same, with the journal on another disk than the directory's.
+    ///
+    /// # Errors
+    /// As [`disk`](Self::disk).
+    #[cfg(any(test, feature = "conformance"))]
+    pub fn disk_on<D>(disk: D, dir: &Path, options: &DiskOptions, cluster: Nonce) -> Result<Self, BufferError>
+    where
+        D: Disk + std::fmt::Debug + Send + 'static,
+    {
+        Self::open_disk(dir, options, cluster, |_| Ok(disk))
+    }
+
+    fn open_disk<D>(
+        dir: &Path,
+        options: &DiskOptions,
+        cluster: Nonce,
+        disk: impl FnOnce(&Arc<BufferDir>) -> Result<D, BufferError>,
+    ) -> Result<Self, BufferError>
+    where
+        D: Disk + std::fmt::Debug + Send + 'static,
+    {
         let layout = Layout::new(&options.arena())?;
         let (dir, identity, unreadable, proof) = identify(dir, cluster, Boot::ANY)?;
-        let path = dir.path().to_owned();
-        let failed = |action| move |source| BufferError::Io { path: path.clone(), action, source };
-        sync_above(dir.path()).map_err(failed.clone()("sync the directories above"))?;
-        let disk = RealDisk::open(dir.path(), Some(Arc::clone(&dir)));
-        let disk = disk.map_err(failed("open the directory"))?;
-        let replayed = Replayed::read(disk, options.journal(), cluster)?;
+        let replayed = Replayed::read(disk(&dir)?, options.journal(), cluster)?;
         let moved = match identity.filter(|identity| identity.adopted.is_some()) {
             Some(identity) => identity.proof.damage(&proof, dir.path()),
             None => Some(Damage::NoIdentity { path: dir.path().to_owned() }),
         };
         let damage = unreadable.or(moved).or_else(|| replayed.damage().cloned());
         let loaded = damage.is_none().then(|| load(&replayed, layout, &dir)).transpose()?;
-        let journal = Some(FoundJournal { dir: Arc::clone(&dir), replayed, loaded });
+        let found = FoundOn { dir: Arc::clone(&dir), replayed, loaded };
+        let journal: Option<Box<dyn FoundJournal>> = Some(Box::new(found));
         let (arena, fences) = (None, None);
         Ok(Self { dir, layout, cluster, identity, proof, arena, fences, journal, damage })
     }
 }
 
-impl FoundJournal {
-    pub(super) fn leftovers(&self) -> Vec<Leftover> {
+impl<D> FoundJournal for FoundOn<D>
+where
+    D: Disk + std::fmt::Debug + Send + 'static,
+{
+    fn leftovers(&self) -> Vec<Leftover> {
         let segments = self.replayed.segments().map(|segment| segment.manifest);
         segments.map(|m| Leftover { place: m.place, freed: m.head, tail: m.tail }).collect()
     }
 
-    /// Goes on with what is here, or discards it first.
-    pub(super) fn adopt(self, keep: bool, layout: Layout) -> Result<(Arc<Buffer>, Contents), BufferError> {
-        let Self { dir, replayed, loaded } = self;
+    fn adopt(self: Box<Self>, keep: bool, layout: Layout) -> Result<(Arc<Buffer>, Contents), BufferError> {
+        let Self { dir, replayed, loaded } = *self;
         let (core, fences, loaded) = if keep {
             let fences = replayed.fences().collect();
             (replayed.resume()?, fences, loaded)
@@ -130,8 +164,8 @@ impl FoundJournal {
 }
 
 /// Brings everything that a journal holds into memory again.
-fn load(
-    replayed: &Replayed<RealDisk>,
+fn load<D: Disk>(
+    replayed: &Replayed<D>,
     layout: Layout,
     dir: &Arc<BufferDir>,
 ) -> Result<(Arc<Arena>, Vec<SegmentBuffer>), BufferError> {
