@@ -39,7 +39,7 @@ ci: ready ## What continuous integration runs: check, test, sim, model, demo
 	$(MAKE) check
 	$(MAKE) test
 	$(MAKE) sim SEEDS=2000 FIRST=1
-	cargo test --release --locked -p piculet-quorum --features mutations --test model
+	PICULET_MODEL=ci cargo test --release --locked -p piculet-quorum --features mutations --test model
 	$(MAKE) demo FILE= MIB=64
 
 bench: ready ## Run the benchmarks on this machine

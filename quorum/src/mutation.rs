@@ -29,8 +29,10 @@ pub enum Mutation {
     UploadsOwnTail,
     /// A takeover that may lose entries ends a segment below what is archived.
     EndsBelowArchive,
-    /// A loss is recorded from answers of members that were not fenced.
+    /// A member of a sealed segment says what it holds, for a loss, without fencing.
     LossUnfenced,
+    /// A loss is counted by tails that may not be durable.
+    LossByTail,
     /// A loss is recorded in the epoch of the segment itself, whose writer may still append.
     LossInOwnEpoch,
     /// Parts of an open segment are uploaded beyond the commit.
@@ -39,6 +41,8 @@ pub enum Mutation {
     FenceDropped,
     /// The fence does not survive a restart.
     FenceNotKept,
+    /// A fence is answered before it is synced, so that a restart forgets it.
+    FenceUnsynced,
     /// A reader is shown what one member has.
     ReaderTrustsOneTail,
     /// A reader is shown what lies below an end that is not settled.

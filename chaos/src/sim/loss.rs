@@ -7,7 +7,7 @@ use super::rng::Rng;
 use super::schedule::Hazard;
 use super::store::LOG;
 use super::world::{MS, World};
-use piculet_quorum::ids::{Index, NodeId, Nonce, Offset, SegmentNumber};
+use piculet_quorum::ids::{Index, NodeId, Nonce, Offset, Revision, SegmentNumber};
 use piculet_quorum::meta::configure::ConfigureLog;
 use piculet_quorum::meta::loss::RecordLoss;
 use piculet_quorum::meta::takeover::TakeOver;
@@ -47,7 +47,8 @@ impl Losses {
 #[derive(Debug)]
 pub(crate) struct Search {
     proposal: RecordLoss,
-    waiting: BTreeMap<u64, NodeId>,
+    /// Who was asked, with the revision of its life, and with what.
+    waiting: BTreeMap<u64, (Member, Revision, Address)>,
     until: u64,
 }
 
@@ -130,13 +131,11 @@ impl World {
                 return self.ask_for_leave();
             }
         }
-        let epoch = view.record.value.epoch;
         let mut waiting = BTreeMap::new();
-        for Member { node, incarnation } in left {
-            proposal.answers.push((node.clone(), revision(node).unwrap_or_default(), Index(0)));
-            let address = Address { log: LOG, segment: number, epoch, incarnation: *incarnation };
-            let id = self.call(Caller::Loss, self.node_ix(node), Rpc::Fence(address), 0);
-            waiting.insert(id, node.clone());
+        for member in left {
+            let at = proposal.fence(member);
+            let id = self.call(Caller::Loss, self.node_ix(&member.node), Rpc::Fence(at), 0);
+            waiting.insert(id, (member.clone(), revision(&member.node).unwrap_or_default(), at));
         }
         self.loss_search = Some(Search { proposal, waiting, until: self.now + 150 * MS });
         self.loss_found();
@@ -144,16 +143,13 @@ impl World {
 
     pub(crate) fn loss_answered(&mut self, id: u64, answer: Answer) {
         let Some(search) = &mut self.loss_search else { return };
-        let Some(node) = search.waiting.remove(&id) else { return };
+        let Some((member, revision, at)) = search.waiting.remove(&id) else { return };
         let Answer::Fenced(Ok(fenced)) = answer else {
             self.loss_search = None;
             return;
         };
-        for (of, _, held) in &mut search.proposal.answers {
-            if *of == node {
-                *held = fenced.held;
-            }
-        }
+        let counted = search.proposal.handle_fenced(&member, revision, &at, &fenced);
+        counted.unwrap_or_else(|unsound| panic!("{unsound}"));
         self.loss_found();
     }
 

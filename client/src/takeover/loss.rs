@@ -3,12 +3,12 @@
 use super::Takeover;
 use crate::error::Error;
 use crate::options::ClientOptions;
-use crate::pool::{CallError, Pool};
+use crate::pool::Pool;
 use futures::future::join_all;
-use piculet_quorum::ids::{Epoch, Index, LogId, NodeId, Revision, SegmentNumber};
+use piculet_quorum::ids::{LogId, NodeId, Revision, SegmentNumber};
 use piculet_quorum::meta::loss::RecordLoss;
-use piculet_quorum::meta::{LogView, Member, SegmentState, SegmentView, TxnOutcome};
-use piculet_quorum::wire::message::{Address, Nodes, Proposal};
+use piculet_quorum::meta::{LogView, SegmentState, SegmentView, TxnOutcome};
+use piculet_quorum::wire::message::{Nodes, Proposal};
 use tokio::time::Instant;
 
 /// A segment behind so many others is not looked at when its log is taken over.
@@ -50,6 +50,12 @@ fn moved(
 ) -> Option<Revision> {
     let (current, revision) = nodes.get(node)?.incarnation(level);
     (current > listed).then_some(revision)
+}
+
+fn unheard(segment: SegmentNumber, error: &dyn std::fmt::Display) -> Error {
+    Error::TakeOver(format!(
+        "what is lost of segment {segment} is known once every member that is left answers: {error}"
+    ))
 }
 
 impl Takeover<'_> {
@@ -115,28 +121,15 @@ impl Takeover<'_> {
                 return Err(Error::Lost { segment: number, nodes: gone });
             }
         }
-        let epoch = view.record.value.epoch;
-        let fenced = left.iter().map(|member| self.fence_member(number, epoch, member));
-        for (member, held) in left.iter().zip(join_all(fenced).await) {
-            let held = held.map_err(|error| {
-                Error::TakeOver(format!(
-                    "what is lost of segment {number} is known once every member that is left answers: {error}"
-                ))
-            })?;
+        let fences: Vec<_> = left.iter().map(|member| (*member, proposal.fence(member))).collect();
+        let fenced = fences.iter().map(|(member, at)| self.fence(&member.node, *at));
+        for ((member, at), fenced) in fences.iter().zip(join_all(fenced).await) {
+            let fenced = fenced.map_err(|error| unheard(number, &error))?;
             let revision = nodes.get(&member.node).map(|view| view.incarnation(record.level).1);
-            proposal.answers.push((member.node.clone(), revision.unwrap_or_default(), held));
+            let counted = proposal.handle_fenced(member, revision.unwrap_or_default(), at, &fenced);
+            counted.map_err(|error| unheard(number, &error))?;
         }
         Ok(proposal.from().is_some().then_some(proposal))
-    }
-
-    async fn fence_member(
-        &self,
-        segment: SegmentNumber,
-        epoch: Epoch,
-        member: &Member,
-    ) -> Result<Index, CallError> {
-        let at = Address { log: self.log, segment, epoch, incarnation: member.incarnation };
-        Ok(self.fence(&member.node, at).await?.held)
     }
 
     /// Looks for older segments whose every member has forgotten them, where the log's settings allow

@@ -6,11 +6,14 @@
 //! makes up for, acknowledged entries may be among it: that takes the log's leave.
 
 use super::seal::Unsound;
-use super::{Key, LogRecord, Loss, Record, Seal, SegmentRecord, SegmentState, Snapshot, Txn, Versioned};
+use super::{
+    Key, LogRecord, Loss, Member, Record, Seal, SegmentRecord, SegmentState, Snapshot, Txn, Versioned,
+};
 use crate::ids::{Index, LogId, NodeId, Revision, SegmentNumber};
 use crate::limits::ACK_QUORUM;
 use crate::mutation::{Mutation, on};
 use crate::quorums::fence_quorum;
+use crate::wire::message::{Address, FenceOk};
 use serde::{Deserialize, Serialize};
 
 /// What every member of a sealed segment was found to be: together they lack some of it.
@@ -30,20 +33,68 @@ pub struct RecordLoss {
     /// Members that have forgotten it, with the revision of their incarnation record: every holder
     /// is among them.
     pub moved: Vec<(NodeId, Revision)>,
-    /// Every other member, with the revision of its incarnation record, and what it held when it was
-    /// fenced.
-    pub answers: Vec<(NodeId, Revision, Index)>,
+    /// Every other member, with what it held when it was fenced ([`handle_fenced`](Self::handle_fenced)).
+    pub answers: Vec<Answered>,
     /// The revision of the log's settings that allow the loss, when acknowledged entries may be among
     /// it.
     pub allowed: Option<Revision>,
 }
 
+/// What a member held when it was fenced for a loss: what it said at any other time does not count.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Answered {
+    node: NodeId,
+    /// Of its incarnation record.
+    revision: Revision,
+    held: Index,
+}
+
+impl Answered {
+    /// The revision of the member's incarnation record, which is compared.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+}
+
 impl RecordLoss {
+    /// The fence that a member must answer before it counts: in the log's epoch, so that nobody appends
+    /// to what it holds any more, and in the life in which it is a member.
+    #[must_use]
+    pub fn fence(&self, member: &Member) -> Address {
+        let (epoch, incarnation) = (self.read.value.epoch, member.incarnation);
+        Address { log: self.log, segment: self.segment, epoch, incarnation }
+    }
+
+    /// Counts what a member has answered to a fence; `revision` is that of its incarnation record, read
+    /// before it was fenced.
+    ///
+    /// # Errors
+    /// When it answered another fence than [the one that it must](Self::fence): then nothing is counted.
+    pub fn handle_fenced(
+        &mut self,
+        member: &Member,
+        revision: Revision,
+        at: &Address,
+        fenced: &FenceOk,
+    ) -> Result<(), Unsound> {
+        if *at != self.fence(member) {
+            let (node, epoch) = (&member.node, self.read.value.epoch);
+            return Err(Unsound(format!(
+                "node {node} was fenced in epoch {} for another loss, not in {epoch}: fence it again",
+                at.epoch
+            )));
+        }
+        let held = if on(Mutation::LossByTail) { fenced.tail } else { fenced.held };
+        self.answers.push(Answered { node: member.node.clone(), revision, held });
+        Ok(())
+    }
+
     /// Where the loss begins: behind all that anybody still has. None when nothing more is lost than
     /// is recorded already.
     #[must_use]
     pub fn from(&self) -> Option<Index> {
-        let held = self.answers.iter().map(|(_, _, held)| *held).max().unwrap_or_default();
+        let held = self.answers.iter().map(|answered| answered.held).max().unwrap_or_default();
         let from = held.max(self.archived);
         self.record.value.kept().filter(|kept| from < *kept).map(|_| from)
     }
@@ -63,8 +114,8 @@ impl RecordLoss {
     pub fn segment_record(&self) -> SegmentRecord {
         let SegmentState::Sealed(seal) = &self.record.value.state else { return self.record.value.clone() };
         let Some(from) = self.from() else { return self.record.value.clone() };
-        let holders = self.answers.iter().filter(|(_, _, held)| *held >= from);
-        let holders = holders.map(|(node, ..)| node.clone()).collect();
+        let holders = self.answers.iter().filter(|answered| answered.held >= from);
+        let holders = holders.map(|answered| answered.node.clone()).collect();
         let before = self.record.value.loss.is_some_and(|loss| loss.acknowledged);
         SegmentRecord {
             state: SegmentState::Sealed(Seal { holders, settled: false, ..seal.clone() }),
@@ -84,7 +135,7 @@ impl RecordLoss {
             .when(Key::Part(self.log, self.segment, self.archived), Revision(0));
         let level = self.record.value.level;
         let moved = self.moved.iter().map(|(node, revision)| (node, *revision));
-        let answers = self.answers.iter().map(|(node, revision, _)| (node, *revision));
+        let answers = self.answers.iter().map(|answered| (&answered.node, answered.revision));
         for (node, revision) in moved.chain(answers) {
             txn = txn.when(Key::Incarnation(node.clone(), level), revision);
         }
@@ -139,7 +190,7 @@ impl RecordLoss {
         let number = self.segment;
         let level = self.record.value.level;
         let moved = self.moved.iter().map(|(node, revision)| (node, *revision, true));
-        let answers = self.answers.iter().map(|(node, revision, _)| (node, *revision, false));
+        let answers = self.answers.iter().map(|answered| (&answered.node, answered.revision, false));
         let named: Vec<_> = moved.chain(answers).collect();
         for member in &self.record.value.ensemble {
             let mut of = named.iter().filter(|(node, ..)| **node == member.node);
@@ -169,6 +220,10 @@ mod tests {
 
     fn node(name: &str) -> NodeId {
         NodeId::new(name).expect("a valid name")
+    }
+
+    fn answered(name: &str, revision: u64, held: u64) -> Answered {
+        Answered { node: node(name), revision: Revision(revision), held: Index(held) }
     }
 
     /// An end at 50 that `a` alone held, with `b` and `c` left, which have 30 and 20.
@@ -204,7 +259,7 @@ mod tests {
             record: Versioned { revision: Revision(10), value: segment },
             archived: Index(10),
             moved: vec![(node("a"), Revision(1))],
-            answers: vec![(node("b"), Revision(2), Index(30)), (node("c"), Revision(3), Index(20))],
+            answers: vec![answered("b", 2, 30), answered("c", 3, 20)],
             allowed: None,
         }
     }
@@ -266,9 +321,38 @@ mod tests {
     fn nothing_is_lost_while_a_holder_lives_or_a_member_is_not_heard() {
         assert!(refused(&edited(|p| seal(p).holders = vec![node("a"), node("b")])));
         assert!(refused(&edited(|p| p.answers.truncate(1))));
-        assert!(refused(&edited(|p| p.answers.push((node("b"), Revision(2), Index(9))))));
-        assert!(refused(&edited(|p| p.answers.push((node("z"), Revision(2), Index(9))))));
-        assert!(refused(&edited(|p| p.answers[0].2 = Index(50))), "somebody has all of it");
+        assert!(refused(&edited(|p| p.answers.push(answered("b", 2, 9)))));
+        assert!(refused(&edited(|p| p.answers.push(answered("z", 2, 9)))));
+        assert!(refused(&edited(|p| p.answers[0].held = Index(50))), "somebody has all of it");
+    }
+
+    #[test]
+    fn only_what_is_at_rest_at_a_member_that_was_fenced_for_it_counts() {
+        let mut proposal = edited(|p| p.answers.clear());
+        let b = Member { node: node("b"), incarnation: Incarnation(1) };
+        let at = proposal.fence(&b);
+        assert_eq!(
+            (at.epoch, at.incarnation),
+            (Epoch(2), Incarnation(1)),
+            "the log's epoch, not the segment's"
+        );
+        let fenced = FenceOk {
+            tail: Index(40),
+            held: Index(30),
+            writer_tail: Index(20),
+            commit: Index(0),
+            freed: Index(0),
+            chain: Chain(5),
+            last_timestamp: Timestamp(1),
+        };
+        let older = Address { epoch: Epoch(1), ..at };
+        let reborn = Address { incarnation: Incarnation(2), ..at };
+        for other in [older, reborn, Address { segment: NUMBER.plus(1), ..at }] {
+            assert!(proposal.handle_fenced(&b, Revision(2), &other, &fenced).is_err(), "{other:?}");
+        }
+        assert_eq!(proposal.answers, []);
+        assert_eq!(proposal.handle_fenced(&b, Revision(2), &at, &fenced), Ok(()));
+        assert_eq!(proposal.answers, [answered("b", 2, 30)]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::{Replica, Unanswered};
 use crate::ids::Epoch;
+use crate::meta::SegmentState;
 use crate::mutation::{Mutation, on};
 use crate::wire::message::{Address, FenceOk, Refusal};
 
@@ -32,7 +33,9 @@ impl Replica {
             return Err(Refusal::Invalid(why).into());
         }
         let (marks, at_tail) = (held.marks, held.at_tail);
-        if !on(Mutation::TailUnfenced) {
+        let for_loss = matches!(held.record.state, SegmentState::Sealed(_));
+        let unfenced = on(Mutation::TailUnfenced) || (for_loss && on(Mutation::LossUnfenced));
+        if !unfenced {
             self.raise_fence(at.epoch);
         }
         Ok(FenceOk {

@@ -10,7 +10,7 @@ use crate::meta::configure::ConfigureLog;
 use crate::meta::create::CreateLog;
 use crate::meta::declare::DeclareLost;
 use crate::meta::delete::DeleteLog;
-use crate::meta::loss::RecordLoss;
+use crate::meta::loss::{Answered, RecordLoss};
 use crate::meta::part::RecordPart;
 use crate::meta::seal::{CreateOne, SealOne, SealSegment, Unsound};
 use crate::meta::takeover::TakeOver;
@@ -391,11 +391,11 @@ impl Proposal {
             Self::Configure(configure) => configure.read.revision > Revision(0),
             Self::DeclareLost(declare) => declare.read.revision > Revision(0) && declare.read.value.0 <= FAR,
             Self::RecordLoss(loss) => {
-                let answers = loss.answers.iter().map(|(_, revision, _)| revision);
-                let mut members = loss.moved.iter().map(|(_, revision)| revision).chain(answers);
+                let answers = loss.answers.iter().map(Answered::revision);
+                let mut members = loss.moved.iter().map(|(_, revision)| *revision).chain(answers);
                 log(&loss.read)
                     && loss.record.revision > Revision(0)
-                    && members.all(|revision| *revision > Revision(0))
+                    && members.all(|revision| revision > Revision(0))
                     && loss.allowed != Some(Revision(0))
             }
             Self::Seal(seal) => {

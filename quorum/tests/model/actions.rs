@@ -1,13 +1,13 @@
 //! What can happen next, within the bounds of a configuration.
 
 use crate::invariants::sometimes;
+use crate::panics::caught;
 use crate::shared::Shared;
 use crate::state::{Ghost, Invariant, LOG, NODES, Node, Proc, SEGMENTS, Spent, State, Wire, node};
 use crate::store::Store;
 use piculet_quorum::ids::Level;
 use piculet_quorum::replica::Replica;
 use stateright::{Model, Property};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The bounds of one configuration, within which everything is tried.
 #[derive(Clone, Debug)]
@@ -70,6 +70,7 @@ pub(crate) enum Action {
     PublishUnheard(usize),
     Learn { at: usize, segment: usize },
     Sync { at: usize, segment: usize },
+    SyncFence(usize),
     Upload { at: usize, segment: usize },
     UploadLate { at: usize, segment: usize },
     FenceLoss { segment: usize, at: usize },
@@ -141,21 +142,24 @@ impl Model for Bounds {
 
     fn next_state(&self, before: &State, action: Action) -> Option<State> {
         let mut state = before.clone();
-        let done = catch_unwind(AssertUnwindSafe(|| self.step(&mut state, action)));
+        let done = caught(|| {
+            let done = self.step(&mut state, action);
+            if done && !self.slow_acks {
+                state.hear_acks(before);
+            }
+            if done {
+                state.observe(before);
+            }
+            done
+        });
         match done {
-            Ok(false) => return None,
-            Ok(true) => {}
-            Err(_) => {
-                state = before.clone();
-                state.broken(Invariant::Assertion, "a machine stops at an assertion");
-                return Some(state);
+            Ok(done) => (done && state != *before).then_some(state),
+            Err((invariant, how)) => {
+                let mut state = before.clone();
+                state.broken(invariant, how);
+                Some(state)
             }
         }
-        if !self.slow_acks {
-            state.hear_acks(before);
-        }
-        state.observe(before);
-        (state != *before).then_some(state)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
@@ -163,18 +167,19 @@ impl Model for Bounds {
             state.ghost.broken.is_none_or(|(broken, _)| broken != invariant)
         }
         let mut properties = vec![
-            Property::always("I1 acked ≤ end", |_, state| holds(state, Invariant::I1)),
-            Property::always("I2 what was shown stays", |_, state| holds(state, Invariant::I2)),
-            Property::always("I3 an end is written once", |_, state| holds(state, Invariant::I3)),
-            Property::always("I4 one open segment, bases chain", |_, state| holds(state, Invariant::I4)),
-            Property::always("I5 archived is there, whole", |_, state| holds(state, Invariant::I5)),
-            Property::always("I6 one content", |_, state| holds(state, Invariant::I6)),
-            Property::always("I7 marks and fences never shrink", |_, state| holds(state, Invariant::I7)),
-            Property::always("I8 nothing unarchived is freed", |_, state| holds(state, Invariant::I8)),
-            Property::always("I9 no other life counts", |_, state| holds(state, Invariant::I9)),
-            Property::always("I11 acked is held or archived", |_, state| holds(state, Invariant::I11)),
-            Property::always("I12 settled is held or archived", |_, state| holds(state, Invariant::I12)),
-            Property::always("no assertion fails", |_, state| holds(state, Invariant::Assertion)),
+            Property::always(Invariant::I1.name(), |_, state| holds(state, Invariant::I1)),
+            Property::always(Invariant::I2.name(), |_, state| holds(state, Invariant::I2)),
+            Property::always(Invariant::I3.name(), |_, state| holds(state, Invariant::I3)),
+            Property::always(Invariant::I4.name(), |_, state| holds(state, Invariant::I4)),
+            Property::always(Invariant::I5.name(), |_, state| holds(state, Invariant::I5)),
+            Property::always(Invariant::I6.name(), |_, state| holds(state, Invariant::I6)),
+            Property::always(Invariant::I7.name(), |_, state| holds(state, Invariant::I7)),
+            Property::always(Invariant::I8.name(), |_, state| holds(state, Invariant::I8)),
+            Property::always(Invariant::I9.name(), |_, state| holds(state, Invariant::I9)),
+            Property::always(Invariant::I11.name(), |_, state| holds(state, Invariant::I11)),
+            Property::always(Invariant::I12.name(), |_, state| holds(state, Invariant::I12)),
+            Property::always(Invariant::Assertion.name(), |_, state| holds(state, Invariant::Assertion)),
+            Property::always(Invariant::Model.name(), |_, state| holds(state, Invariant::Model)),
         ];
         properties.extend(sometimes());
         properties
@@ -270,6 +275,7 @@ impl Bounds {
             if self.level == Level::Disk {
                 let segments = 0..state.store.segments().min(SEGMENTS);
                 actions.extend(segments.map(|segment| Action::Sync { at, segment }));
+                actions.push(Action::SyncFence(at));
             }
         }
     }
@@ -314,6 +320,7 @@ impl Bounds {
                 true
             }
             Action::Sync { at, segment } => state.sync(segment, at),
+            Action::SyncFence(at) => state.sync_fence(at),
             Action::Upload { at, segment } => state.upload(at, segment, false),
             Action::UploadLate { at, segment } => state.upload(at, segment, true),
             Action::FenceLoss { segment, at } => state.fence_loss(segment, at),

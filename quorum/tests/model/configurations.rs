@@ -82,6 +82,8 @@ pub(crate) const DROPS: Bounds =
 /// Entries count once they are synced; a restart loses what was not.
 pub(crate) const DISK: Bounds =
     Bounds { name: "disk", level: Level::Disk, takeovers: 1, restarts: 2, ..QUIET };
+/// The same with two members.
+pub(crate) const DISK_PAIR: Bounds = Bounds { name: "disk pair", nodes: 2, restarts: 1, ..DISK };
 /// Nodes restart with all that they held.
 pub(crate) const RESTARTS: Bounds = Bounds { name: "restarts", takeovers: 2, restarts: 1, ..QUIET };
 
@@ -101,6 +103,9 @@ pub(crate) const LOSS_AFTER_ROLL: Bounds = Bounds { name: "loss after a roll", l
 /// The sole holder of an end is lost where entries count once they are synced.
 pub(crate) const DISK_LOSS: Bounds =
     Bounds { name: "disk loss", level: Level::Disk, entries: (1, 0), ..LOSS };
+/// The same with two members, of which the other has some of it, and has not synced that.
+pub(crate) const DISK_PAIR_LOSS: Bounds =
+    Bounds { name: "disk pair loss", nodes: 2, entries: (2, 0), ..DISK_LOSS };
 /// More is lost than the protocol makes up for, and the log allows that.
 pub(crate) const ALLOWED: Bounds =
     Bounds { name: "allowed loss", takeovers: 1, crashes: 2, parts: true, allow_loss: true, ..QUIET };
@@ -109,11 +114,11 @@ pub(crate) const ALLOWED: Bounds =
 pub(crate) const SHORT: [Bounds; 3] = [
     Bounds { name: "short races", entries: (1, 0), ..RACES },
     Bounds { name: "short losses", entries: (1, 0), suspicion: false, recoveries: 0, ..LOSSES },
-    Bounds { name: "short disk", nodes: 2, restarts: 1, ..DISK },
+    DISK_PAIR,
 ];
 
 /// All that run in an optimised one.
-pub(crate) const ALL: [Bounds; 15] = [
+pub(crate) const ALL: [Bounds; 16] = [
     RACES,
     LOSSES,
     LOSSES_IN_RACES,
@@ -128,6 +133,7 @@ pub(crate) const ALL: [Bounds; 15] = [
     LOSS,
     LOSS_AFTER_ROLL,
     DISK_LOSS,
+    DISK_PAIR_LOSS,
     ALLOWED,
 ];
 

@@ -59,19 +59,32 @@ impl State {
     /// I7: what only grows as long as a buffer lives.
     fn lives_go_on(&mut self, before: &Self) {
         let mut broken = None;
+        // What was heard of commits is all that a process forgets.
+        let same_processes = self.spent.restarts == before.spent.restarts;
         for (new, old) in self.nodes.iter().zip(&before.nodes) {
             if new.same(old) || new.replica.incarnation() != old.replica.incarnation() {
                 continue;
             }
-            if new.replica.fence_epoch() < old.replica.fence_epoch() {
+            // A fence that was not at rest was told to nobody, and may go with its process.
+            let resting = old.fence_at_rest(self.store.level());
+            let fence = if same_processes { old.replica.fence_epoch() } else { resting };
+            if new.replica.fence_epoch() < fence {
                 broken = Some("a fence goes back in a life");
             }
             for number in old.replica.segments() {
-                let (Some(new), Some(old)) = (new.replica.marks(number), old.replica.marks(number)) else {
+                let Some(old) = old.replica.marks(number) else { continue };
+                let Some(new) = new.replica.marks(number) else {
+                    let record = usize::try_from(number.0).ok().and_then(|at| self.store.segment(at));
+                    if record.is_some_and(|record| !matches!(record.state, SegmentState::Archived(_))) {
+                        broken = Some("a segment that is not archived vanishes in a life");
+                    }
                     continue;
                 };
                 if new.held < old.held || new.writer_tail < old.writer_tail {
                     broken = Some("a mark shrinks in a life");
+                }
+                if same_processes && new.commit < old.commit {
+                    broken = Some("a commit goes back in a process");
                 }
             }
         }
@@ -269,6 +282,17 @@ impl State {
         None
     }
 
+    /// Whether every holder that has not forgotten it holds at rest all that is left of a sealed segment:
+    /// the members that are named are those that it can be uploaded from.
+    fn holders_hold(&self, segment: usize, record: &SegmentRecord) -> bool {
+        let (SegmentState::Sealed(seal), Some(kept)) = (&record.state, record.kept()) else { return true };
+        seal.holders.iter().map(number).filter(|at| self.is_member(segment, *at)).all(|at| {
+            // Whoever has not heard of the segment since it started holds nothing of it.
+            let marks = self.nodes[at].replica.marks(SegmentNumber(segment as u64));
+            marks.map_or(Index(0), |marks| marks.held) >= kept
+        })
+    }
+
     /// How many members of a segment have been lost.
     fn losses(&self, segment: usize) -> usize {
         let members = self.store.segment(segment).map_or(&[][..], |record| &record.ensemble);
@@ -279,11 +303,16 @@ impl State {
     fn kept(&self) -> Option<(Invariant, &'static str)> {
         for segment in self.segments() {
             let record = self.store.segment(segment)?;
-            if self.losses(segment) > 1 || record.loss.is_some() {
+            if !self.holders_hold(segment, record) {
+                return Some((Invariant::I12, "a holder lacks what lies below the end, or the loss"));
+            }
+            // What the log's settings gave leave to lose was promised to nobody.
+            if self.losses(segment) > 1 || record.loss.is_some_and(|loss| loss.acknowledged) {
                 continue;
             }
-            let acked = self.ghost.acked[segment];
-            let settled = if record.settled() { self.end(segment).unwrap_or_default() } else { 0 };
+            let left = record.loss.map_or(u64::MAX, |loss| loss.from.0);
+            let acked = self.ghost.acked[segment].min(left);
+            let settled = if record.settled() { self.end(segment).unwrap_or_default().min(left) } else { 0 };
             let archived = self.store.row(segment).archived().0;
             let number = SegmentNumber(segment as u64);
             let members = (0..self.nodes.len()).filter(|at| self.is_member(segment, *at));

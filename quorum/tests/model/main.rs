@@ -4,9 +4,10 @@
 //! `state` says what there is, `actions` what can happen, `nodes`, `writing`, `takeover`, `archive` and
 //! `losing` how, `invariants` what must hold in every state, `configurations` within which bounds.
 //! With the feature `mutations`, every guard of the machines is switched off in turn (`mutations`),
-//! and some configuration must find a counterexample. An unoptimised build tries only the
-//! smallest bounds; `PICULET_MODEL=deep` adds larger ones. An argument runs only the configurations
-//! and mutations whose names contain it.
+//! and a named configuration must find that a named invariant is broken. An unoptimised build tries only
+//! the smallest bounds; `PICULET_MODEL=deep` adds larger ones, and `PICULET_MODEL=ci` fails when all of it
+//! takes longer than it may in continuous integration. An argument runs only the configurations and
+//! mutations whose names contain it. The last line says what was tried, on one line that can be quoted.
 
 mod actions;
 mod archive;
@@ -16,6 +17,7 @@ mod losing;
 #[cfg(feature = "mutations")]
 mod mutations;
 mod nodes;
+mod panics;
 mod shared;
 mod state;
 mod store;
@@ -42,14 +44,30 @@ struct Found {
     sometimes: BTreeSet<&'static str>,
 }
 
-/// Tries everything within the bounds, or until the first invariant is broken.
-fn explore(bounds: &Bounds, whole: bool) -> Found {
+/// What a whole run has tried.
+#[derive(Default)]
+struct Tried {
+    configurations: usize,
+    states: usize,
+    mutations: usize,
+    /// Nothing was found that should not be, and everything that should.
+    unsound: bool,
+}
+
+/// How long all configurations and mutations may take in continuous integration, in seconds: a budget of
+/// this suite, so that it stays one that is run.
+const BUDGET: f32 = 600.0;
+
+/// Tries everything within the bounds, or until one of these invariants is broken; of several that are
+/// found broken, the first of these is told.
+fn explore(bounds: &Bounds, until: &[Invariant]) -> Found {
     #[expect(clippy::disallowed_types, reason = "see the import")]
     let begun = Instant::now();
     let threads = std::thread::available_parallelism().map_or(2, Into::into);
     let checker = bounds.clone().checker().threads(threads);
-    let until = if whole { HasDiscoveries::All } else { HasDiscoveries::AnyFailures };
-    let checker = checker.finish_when(until).spawn_bfs().join();
+    let first = until.iter().map(|invariant| invariant.name()).collect();
+    let first = if until.is_empty() { HasDiscoveries::All } else { HasDiscoveries::AnyOf(first) };
+    let checker = checker.finish_when(first).spawn_bfs().join();
     let mut found = Found {
         states: checker.state_count(),
         unique: checker.unique_state_count(),
@@ -62,8 +80,11 @@ fn explore(bounds: &Bounds, whole: bool) -> Found {
     for (name, path) in checker.discoveries() {
         match path.last_state().ghost.broken {
             Some((invariant, how)) => {
-                found.path = path.into_actions();
-                found.broken = Some((invariant, how, found.path.len()));
+                let rank = |of| until.iter().position(|wanted| *wanted == of).unwrap_or(usize::MAX);
+                if found.broken.is_none_or(|(known, ..)| rank(invariant) < rank(known)) {
+                    found.path = path.into_actions();
+                    found.broken = Some((invariant, how, found.path.len()));
+                }
             }
             None => {
                 found.sometimes.insert(name);
@@ -80,46 +101,73 @@ fn wanted(name: &str) -> bool {
     names.peek().is_none() || names.any(|wanted| name.contains(&wanted))
 }
 
-/// Whether every invariant holds within all bounds, and these situations are reached; prints what was
-/// tried.
-fn baseline(configurations: &[Bounds], must_reach: &[&'static str]) -> bool {
-    let mut sound = true;
-    let mut reached = BTreeSet::new();
-    for bounds in configurations.iter().filter(|bounds| wanted(bounds.name)) {
-        let found = explore(bounds, true);
-        println!(
-            "{:<16} {:>9} states, {:>8} unique, depth {:>3}, {:>6.1} s",
-            bounds.name, found.states, found.unique, found.depth, found.seconds
-        );
-        if let Some((invariant, how, steps)) = found.broken {
-            println!("  {invariant:?} BROKEN: {how}, in {steps} steps: {:?}", found.path);
-            sound = false;
+/// Whether only some configurations or mutations are to run.
+fn narrowed() -> bool {
+    std::env::args().skip(1).any(|argument| !argument.starts_with('-'))
+}
+
+impl Tried {
+    /// Whether every invariant holds within all bounds, and these situations are reached; prints what was
+    /// tried.
+    fn baseline(&mut self, configurations: &[Bounds], must_reach: &[&'static str]) {
+        let mut reached = BTreeSet::new();
+        for bounds in configurations.iter().filter(|bounds| wanted(bounds.name)) {
+            let found = explore(bounds, &[]);
+            println!(
+                "{:<16} {:>9} states, {:>8} unique, depth {:>3}, {:>6.1} s",
+                bounds.name, found.states, found.unique, found.depth, found.seconds
+            );
+            if let Some((invariant, how, steps)) = found.broken {
+                println!("  {invariant:?} BROKEN: {how}, in {steps} steps: {:?}", found.path);
+                self.unsound = true;
+            }
+            self.configurations += 1;
+            self.states += found.states;
+            reached.extend(found.sometimes);
         }
-        reached.extend(found.sometimes);
+        for missed in must_reach.iter().filter(|name| !narrowed() && !reached.contains(*name)) {
+            println!("  NEVER: {missed}");
+            self.unsound = true;
+        }
     }
-    let named = std::env::args().skip(1).any(|argument| !argument.starts_with('-'));
-    for missed in must_reach.iter().filter(|name| !named && !reached.contains(*name)) {
-        println!("  NEVER: {missed}");
-        sound = false;
+
+    /// Prints all of it on one line, and says how it ends.
+    fn conclude(&self, seconds: f32) -> ExitCode {
+        let Self { configurations, states, mutations, unsound } = self;
+        println!(
+            "model: {configurations} configurations, {states} states, {mutations} mutations caught, {seconds:.0} s"
+        );
+        let late = how("ci") && seconds > BUDGET;
+        if late {
+            println!("  TOO SLOW: it may take {BUDGET:.0} s; make the bounds smaller, or raise the budget");
+        }
+        if *unsound || late { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
-    sound
+}
+
+/// Whether the environment asks for this form of the run.
+fn how(form: &str) -> bool {
+    std::env::var("PICULET_MODEL").is_ok_and(|how| how == form)
 }
 
 fn main() -> ExitCode {
     if std::env::args().any(|argument| argument == "--list") {
         return ExitCode::SUCCESS;
     }
+    #[expect(clippy::disallowed_types, reason = "a budget of this suite, see above")]
+    let begun = Instant::now();
+    panics::note();
+    let mut tried = Tried::default();
     if cfg!(debug_assertions) {
-        return if baseline(&configurations::SHORT, &[]) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        tried.baseline(&configurations::SHORT, &[]);
+        return tried.conclude(begun.elapsed().as_secs_f32());
     }
     let all: Vec<&str> = invariants::sometimes().iter().map(|situation| situation.name).collect();
-    let mut sound = baseline(&configurations::ALL, &all);
-    if std::env::var("PICULET_MODEL").is_ok_and(|how| how == "deep") {
-        sound &= baseline(&configurations::DEEP, &[]);
+    tried.baseline(&configurations::ALL, &all);
+    if how("deep") {
+        tried.baseline(&configurations::DEEP, &[]);
     }
     #[cfg(feature = "mutations")]
-    {
-        sound &= mutations::all_are_caught();
-    }
-    if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    mutations::all_are_caught(&mut tried);
+    tried.conclude(begun.elapsed().as_secs_f32())
 }

@@ -3,6 +3,7 @@
 use crate::state::{Invariant, LOG, Node, State, node};
 use piculet_quorum::batch::{BatchEnd, BatchHeader};
 use piculet_quorum::ids::{Chain, Epoch, Index, Level, SegmentNumber, Timestamp};
+use piculet_quorum::mutation::{Mutation, on};
 use piculet_quorum::replica::{Admission, Kept, Learned, Replica, Session, Unanswered};
 use piculet_quorum::wire::message::{Address, Open, Refusal};
 
@@ -52,6 +53,14 @@ impl State {
         });
     }
 
+    /// Whether a node may tell what rests on its fence. As in the product, whoever may not be answered
+    /// yet is answered when it asks again.
+    pub(crate) fn fence_rests(&self, at: usize) -> bool {
+        let node = &self.nodes[at];
+        let rests = node.fence_at_rest(self.store.level()) >= node.replica.fence_epoch();
+        rests || on(Mutation::FenceUnsynced)
+    }
+
     /// The next entry that a process has given out in a segment reaches a node, which stores it.
     pub(crate) fn deliver(&mut self, sent: usize, at: usize) -> bool {
         let (by, segment, chains) = {
@@ -99,11 +108,17 @@ impl State {
 
     /// A member tells a writer what it holds.
     pub(crate) fn acknowledge(&mut self, by: usize, segment: usize, at: usize) {
-        let Some(session) = self.open_stream(by, segment, at) else { return };
+        let Some(session) = self.open_stream(by, segment, at).filter(|_| self.fence_rests(at)) else {
+            return;
+        };
         let ack = self.nodes[at].replica.ack(session, SegmentNumber(segment as u64));
         if let Some(ack) = ack
             && ack.held.0 > self.wire.acks[segment][at]
         {
+            let counted = self.store.segment(segment).and_then(|record| record.member(&node(at)));
+            if counted != Some(ack.incarnation) {
+                self.broken(Invariant::I9, "an acknowledgement of another life is taken");
+            }
             self.wire.change(|wire| wire.acks[segment][at] = ack.held.0);
         }
     }
@@ -148,15 +163,35 @@ impl State {
         true
     }
 
-    /// Everything that is stored of a segment is synced now.
+    /// A fence is synced before what was stored until then: no safety rests on their order. (Where nothing
+    /// was stored, or its own writer raised the fence, it is synced with the rest.)
+    pub(crate) fn sync_fence(&mut self, at: usize) -> bool {
+        let node = &self.nodes[at];
+        let fence = node.replica.fence_epoch();
+        let waits = node.replica.segments().any(|number| {
+            let marks = node.replica.marks(number);
+            let fenced = node.replica.record(number).is_some_and(|record| record.epoch < fence);
+            fenced && marks.is_some_and(|marks| marks.held < marks.tail)
+        });
+        if !node.alive || !waits || node.synced_fence >= fence {
+            return false;
+        }
+        self.nodes[at].change(|node| node.synced_fence = fence);
+        true
+    }
+
+    /// Everything that is stored of a segment is synced now, and the fence.
     pub(crate) fn sync(&mut self, segment: usize, at: usize) -> bool {
         let number = SegmentNumber(segment as u64);
         let Some(marks) = self.nodes[at].replica.marks(number) else { return false };
-        if !self.nodes[at].alive || self.nodes[at].synced[segment] >= marks.tail.0 {
+        let node = &self.nodes[at];
+        let synced = node.synced[segment] >= marks.tail.0 && node.synced_fence >= node.replica.fence_epoch();
+        if !node.alive || synced {
             return false;
         }
         self.nodes[at].change(|node| {
             node.synced[segment] = marks.tail.0;
+            node.synced_fence = node.replica.fence_epoch();
             node.replica.persisted(number, marks.tail);
         });
         for by in 0..self.procs.len() {
@@ -186,8 +221,8 @@ impl State {
         self.store.change(|store| store.kept(at));
         let old = self.nodes[at].clone();
         let replica = &old.replica;
-        let mut node =
-            Node::new(Replica::resumed(node(at), replica.incarnation(), LOG, replica.fence_epoch()));
+        let fence = old.fence_at_rest(self.store.level());
+        let mut node = Node::new(Replica::resumed(node(at), replica.incarnation(), LOG, fence));
         for number in replica.segments() {
             let segment = usize::try_from(number.0).expect("a few");
             let (Some(record), Some(marks)) = (self.store.segment(segment), replica.marks(number)) else {

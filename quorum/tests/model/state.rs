@@ -8,9 +8,10 @@ use crate::shared::Shared;
 use crate::store::Store;
 use crate::takeover::Taking;
 use crate::writing::Writing;
-use piculet_quorum::ids::{LogId, NodeId, Revision};
-use piculet_quorum::meta::Txn;
+use piculet_quorum::ids::{Epoch, Level, LogId, NodeId, Revision};
+use piculet_quorum::meta::{Member, Txn};
 use piculet_quorum::replica::{Replica, Session};
+use piculet_quorum::wire::message::{Address, FenceOk};
 use std::sync::LazyLock;
 
 /// The log.
@@ -55,6 +56,8 @@ pub(crate) struct Node {
     pub(crate) buffers: [Vec<u128>; SEGMENTS],
     /// How many of them are synced, by segment: at `disk`, a restart keeps no more.
     pub(crate) synced: [u64; SEGMENTS],
+    /// The highest fence that is synced: at `disk`, a restart keeps no later one.
+    pub(crate) synced_fence: Epoch,
     /// The streams of writers: which process, which segment.
     pub(crate) streams: Vec<((usize, usize), Session)>,
 }
@@ -79,11 +82,20 @@ pub(crate) struct Wire {
     pub(crate) shown: [[u64; NODES]; SEGMENTS],
     /// Objects: segment, first index, end, and the chains of what lies in it.
     pub(crate) objects: Vec<(usize, u64, u64, Vec<u128>)>,
-    /// What members have answered to the fence that a loss takes: segment, epoch, node, and what each
-    /// held in which life.
-    pub(crate) answers: Vec<(usize, u64, usize, (Revision, u64))>,
+    /// What members have answered to the fences that losses take.
+    pub(crate) answers: Vec<LossAnswer>,
     /// Transactions whose outcome nobody waits for any more: they may yet land.
     pub(crate) late: Vec<Txn>,
+}
+
+/// What a member has answered to the fence that a loss takes.
+#[derive(Clone, Debug, PartialEq, Hash)]
+pub(crate) struct LossAnswer {
+    pub(crate) at: Address,
+    pub(crate) member: Member,
+    /// Of its incarnation record, before it was fenced.
+    pub(crate) revision: Revision,
+    pub(crate) fenced: FenceOk,
 }
 
 /// What one process has given out in one segment.
@@ -118,7 +130,7 @@ pub(crate) struct Ghost {
     pub(crate) restarted_recovery: bool,
 }
 
-/// The invariants of the protocol, by their names there.
+/// The invariants of the protocol, by their names there. I10 is about trims, which there are none of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Invariant {
     I1,
@@ -134,6 +146,29 @@ pub(crate) enum Invariant {
     I12,
     /// An assertion of a machine, which would have stopped the process.
     Assertion,
+    /// A panic of the model itself, which is a mistake in the model.
+    Model,
+}
+
+impl Invariant {
+    /// The name of the property that says that it holds.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::I1 => "I1 acked ≤ end",
+            Self::I2 => "I2 what was shown stays",
+            Self::I3 => "I3 an end is written once",
+            Self::I4 => "I4 one open segment, bases chain",
+            Self::I5 => "I5 archived is there, whole",
+            Self::I6 => "I6 one content",
+            Self::I7 => "I7 marks and fences never shrink",
+            Self::I8 => "I8 nothing unarchived is freed",
+            Self::I9 => "I9 no other life counts",
+            Self::I11 => "I11 acked is held or archived",
+            Self::I12 => "I12 settled is held or archived",
+            Self::Assertion => "no assertion fails",
+            Self::Model => "the model is sound",
+        }
+    }
 }
 
 /// What the bounds allow less of now.
@@ -179,7 +214,14 @@ impl Wire {
 }
 
 impl Node {
+    /// The highest fence that a restart keeps.
+    pub(crate) fn fence_at_rest(&self, level: Level) -> Epoch {
+        if level == Level::Disk { self.synced_fence } else { self.replica.fence_epoch() }
+    }
+
     pub(crate) fn new(replica: Replica) -> Self {
-        Self { alive: true, replica, buffers: Default::default(), synced: [0; SEGMENTS], streams: Vec::new() }
+        let synced_fence = replica.fence_epoch();
+        let (buffers, synced, streams) = Default::default();
+        Self { alive: true, replica, buffers, synced, synced_fence, streams }
     }
 }

@@ -63,6 +63,11 @@ impl Store {
         assert!(matches!(self.apply(txn), TxnOutcome::Applied(_)), "refused: {txn:?}");
     }
 
+    /// The level of every segment.
+    pub(crate) fn level(&self) -> Level {
+        self.level
+    }
+
     pub(crate) fn snapshot(&self) -> &Snapshot {
         &self.now
     }

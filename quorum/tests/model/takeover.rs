@@ -213,6 +213,12 @@ impl State {
         let number = piculet_quorum::ids::SegmentNumber(segment as u64);
         let address = Address { log: LOG, segment: number, epoch, incarnation };
         let answer = self.ask(at, segment, |replica| replica.fence(&address));
+        if answer.is_ok() && !self.fence_rests(at) {
+            return true;
+        }
+        if answer.is_ok() && self.nodes[at].replica.incarnation() != incarnation {
+            self.broken(Invariant::I9, "a fence is answered by another life");
+        }
         self.procs[by].change(|proc| {
             if let Proc::Taking(taking) = proc {
                 taking.asked.retain(|of| *of != at);
@@ -310,7 +316,7 @@ impl State {
             self.ghost.change(|ghost| ghost.repaired = true);
         }
         let held = self.nodes[into].replica.marks(target.1.segment).map_or(Index(0), |marks| marks.held);
-        if held >= to {
+        if held >= to && self.fence_rests(into) {
             return self.end_copy(by, |r, now| r.handle_copied(now, &target.0, held));
         }
         self.procs[by].change(|proc| {
