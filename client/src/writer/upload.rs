@@ -76,7 +76,8 @@ struct Last {
     segment: SegmentNumber,
     first: Index,
     at: SegmentEnd,
-    revision: Revision,
+    /// None when it is not told: the segment has been sealed behind the part.
+    revision: Option<Revision>,
 }
 
 struct Uploader<'a> {
@@ -112,6 +113,12 @@ impl Uploader<'_> {
         let Gathered { next: Waiting { segment, record: read, from: first, to, end }, pieces } = gathered;
         let record = &read.value;
         let last = self.last.filter(|last| last.segment == segment);
+        if last.is_some_and(|last| last.revision.is_none()) {
+            // The segment takes no other part: somebody else has sealed it, as the writer will hear.
+            self.shared.look();
+            sleep(RETRY.0).await;
+            return Ok(());
+        }
         let before = last.map_or_else(|| record.start(), |last| last.at);
         if before.end != first {
             let why = format!(
@@ -142,13 +149,13 @@ impl Uploader<'_> {
             log: self.metadata.log,
             segment,
             read,
-            before: last.map(|last| (last.first, last.revision)),
+            before: last.and_then(|last| Some((last.first, last.revision?))),
             first,
             part: PartRecord { at, bytes: encoded.bytes, encoder: PART_ENCODER, skip: false },
         };
         let revision = self.record(&part).await?;
         tracing::debug!(part = %header.name(), bytes = encoded.bytes, "archived a part");
-        self.last = revision.map(|revision| Last { segment, first, at, revision });
+        self.last = Some(Last { segment, first, at, revision });
         self.producers = Some(encoded.producers);
         self.shared.archived(segment, to);
         Ok(())

@@ -232,9 +232,20 @@ fn a_size_that_does_not_fit_is_refused_before_anything_has_happened() {
         let text = error.to_string();
         assert!(text.contains(&path.display().to_string()) && text.contains("buffer.memory.bytes"), "{text}");
     };
-    refused(dir.path());
     refused(&dir.path().join("fresh"));
-    let found = found(dir.path());
+    // Over a damaged one, too: what is here stays until there is room.
+    std::fs::write(dir.path().join("fences"), b"not what it was").unwrap();
+    refused(dir.path());
+    assert_eq!(found(dir.path()).adopted(), Some((Incarnation(1), Nonce(1))));
+}
+
+/// A size waits until nothing is in the buffer, also one for which there is no room.
+#[test]
+fn a_buffer_with_segments_keeps_its_size() {
+    let dir = dir();
+    leave(dir.path());
+    let options = ArenaOptions { bytes: 1 << 50, chunk_bytes: 1 << 31 };
+    let found = Found::memory(dir.path(), &options, CLUSTER).unwrap();
     assert_eq!((found.adopted(), found.damage()), (Some((Incarnation(1), Nonce(1))), None));
     assert_eq!(start(found).1.segments.len(), 1, "the life goes on with the size that it had");
 }
