@@ -50,7 +50,7 @@ struct Tried {
     configurations: usize,
     states: usize,
     mutations: usize,
-    /// Nothing was found that should not be, and everything that should.
+    /// Something was found that should not be, or not found that should.
     unsound: bool,
 }
 
@@ -107,8 +107,8 @@ fn narrowed() -> bool {
 }
 
 impl Tried {
-    /// Whether every invariant holds within all bounds, and these situations are reached; prints what was
-    /// tried.
+    /// Finds out whether every invariant holds within all bounds, and these situations are reached; prints
+    /// what was tried.
     fn baseline(&mut self, configurations: &[Bounds], must_reach: &[&'static str]) {
         let mut reached = BTreeSet::new();
         for bounds in configurations.iter().filter(|bounds| wanted(bounds.name)) {

@@ -43,7 +43,7 @@ const CAUGHT_BY: [(Mutation, Bounds, Invariant); 30] = [
     (Mutation::AcksAfterFence, DISK_LOSS, Invariant::I1),
 ];
 
-/// Whether every mutation breaks its invariant; prints how. Another invariant proves that something is
+/// Finds out whether every mutation breaks its invariant; prints how. Another invariant proves that something is
 /// wrong, but not that this guard is what stands between it and us.
 pub(crate) fn all_are_caught(tried: &mut Tried) {
     for (mutation, bounds, invariant) in CAUGHT_BY.iter().filter(|(m, ..)| crate::wanted(&format!("{m:?}"))) {
