@@ -31,6 +31,7 @@ impl Node {
         self.sessions.clear();
         self.unsynced.clear();
         self.uploads = Uploads::default();
+        self.writers.clear();
         self.rest.process_ends();
     }
 
@@ -195,7 +196,11 @@ impl World {
     pub(crate) fn node_tick(&mut self, at: NodeIx) {
         let period = self.rng.between(10 * MS, 30 * MS);
         self.schedule(period, Event::NodeTick { node: at });
-        if !self.nodes[at].up || self.nodes[at].paused || self.store.away {
+        if !self.nodes[at].up || self.nodes[at].paused {
+            return;
+        }
+        self.note_writers(at);
+        if self.store.away {
             return;
         }
         if self.store.now.revision_of(&Key::Node(self.nodes[at].id.clone())) == Revision(0)

@@ -54,6 +54,8 @@ pub(crate) struct Node {
     /// Answers that wait for a sync, with the operation that it must reach.
     pub(crate) unsynced: VecDeque<(u64, Caller, u64, Due)>,
     pub(crate) uploads: Uploads,
+    /// Since when the writer has had no stream here, by segment; none while it has one.
+    pub(crate) writers: BTreeMap<SegmentNumber, Option<u64>>,
 }
 
 /// An answer that is due once everything so far is at rest.
@@ -93,6 +95,7 @@ impl Node {
             stalled: BTreeMap::new(),
             unsynced: VecDeque::new(),
             uploads: Uploads::default(),
+            writers: BTreeMap::new(),
         }
     }
 

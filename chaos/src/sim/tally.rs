@@ -31,6 +31,8 @@ tally! {
     takeovers: "takeovers",
     crashed_takeovers: "takeovers that were abandoned half-way",
     rolls: "rolls",
+    abandoned: "logs that nodes took for abandoned",
+    guarded: "logs sealed by nodes",
     parks: "idle logs parked",
     kills: "processes killed",
     killed_starts: "processes killed while they started",

@@ -72,6 +72,8 @@ pub(crate) struct World {
     pub(crate) losses: Losses,
     pub(crate) loss_search: Option<Search>,
     pub(crate) tail: TailSearch,
+    /// Without a stream for so many milliseconds, a writer has gone.
+    pub(crate) writer_timeout: u64,
     /// Whether an operator has been asked to let the log lose entries.
     pub(crate) leave_asked: bool,
     pub(crate) next_id: u64,
@@ -100,6 +102,7 @@ impl World {
             interval,
             interval_max: Span(interval.0 * rng.between(1, 5)),
         };
+        let writer_timeout = Rng::stream(schedule.seed, 3).between(60, 500);
         let (losses, allowed) = Losses::of(schedule.seed);
         let mut world = Self {
             now: START,
@@ -124,6 +127,7 @@ impl World {
             losses,
             loss_search: None,
             tail: TailSearch::default(),
+            writer_timeout,
             leave_asked: false,
             next_id: 0,
             trace: DefaultHasher::new(),
@@ -146,6 +150,7 @@ impl World {
         self.readers.push(Reader::new());
         self.schedule(0, Event::ReaderTick { reader: 0 });
         self.schedule(5 * MS, Event::TailTick);
+        self.schedule(50 * MS, Event::GuardTick);
         if self.losses != Losses::Budget {
             self.schedule(100 * MS, Event::LossTick);
         }
@@ -329,6 +334,7 @@ impl World {
             Event::CleanLands { txn, objects } => self.clean_lands(&txn, objects),
             Event::ObjectsDeleted { objects } => self.objects_deleted(&objects),
             Event::TailTick => self.tail_tick(),
+            Event::GuardTick => self.guard_tick(),
             Event::LossTick => self.loss_tick(),
             Event::LossLands { proposal } => self.loss_lands(&proposal),
             Event::LeaveGiven => self.leave_given(),
@@ -351,7 +357,7 @@ impl World {
 /// What happens all the time and changes little is not shown.
 fn routine(event: &Event) -> bool {
     matches!(event, Event::NodeTick { .. } | Event::ReaderTick { .. } | Event::LossTick | Event::Verdict)
-        || matches!(event, Event::TailTick)
+        || matches!(event, Event::TailTick | Event::GuardTick)
         || caller_of(event).is_some_and(only_reads)
 }
 
