@@ -39,13 +39,14 @@ impl Node {
     pub(crate) fn forget(&mut self, level: Level) {
         self.forgot = true;
         self.start = Start::default();
-        self.rest = Rest::new(level);
+        self.rest = Rest::new(level, self.capacity);
         self.journal = (level == Level::Disk).then(|| Journal::new(self.boot));
     }
 
     /// A new process takes up what an earlier one has left in this life of the buffer. Returns how
     /// much of what was written is lost.
     fn take_up(&mut self) -> usize {
+        self.rest.process_starts();
         let lost = self.journal.as_mut().map_or(0, |journal| journal.replay(&mut self.rest));
         let (incarnation, fence) = (self.incarnation, self.rest.fence());
         self.replica = Replica::resumed(self.id.clone(), incarnation, LOG, fence);

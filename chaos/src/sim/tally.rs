@@ -35,6 +35,7 @@ tally! {
     guarded: "logs sealed by nodes",
     parks: "idle logs parked",
     kills: "processes killed",
+    torn: "processes killed between two stores",
     killed_starts: "processes killed while they started",
     crashes: "buffers lost",
     power_cuts: "machines crashed at level disk",

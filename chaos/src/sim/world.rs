@@ -204,6 +204,9 @@ impl World {
     }
 
     pub(crate) fn send_down(&mut self, conn: Conn, frame: Down) {
+        if self.nodes[self.links[&conn].node].rest.has_died() {
+            return;
+        }
         let delay = self.delay(self.links[&conn].node);
         let link = self.links.get_mut(&conn).expect("a stream that was dialled");
         if link.cut.is_none() {
@@ -297,6 +300,14 @@ impl World {
         {
             return self.clients[client].backlog.push(event);
         }
+        let in_danger = stores(&event).filter(|node| self.may_die_in(*node));
+        self.hand_over(event);
+        if let Some(node) = in_danger {
+            self.dies_or_lives_on(node);
+        }
+    }
+
+    fn hand_over(&mut self, event: Event) {
         match event {
             Event::Up { node, conn, frame } => self.node_up(node, conn, frame),
             Event::Down { client, node, conn, frame } => self.client_down(client, node, conn, frame),
@@ -374,6 +385,18 @@ fn node_of(event: &Event) -> Option<NodeIx> {
         | Event::Synced { node, .. }
         | Event::Informed { node, .. }
         | Event::Uploaded { node, .. } => Some(*node),
+        _ => None,
+    }
+}
+
+/// The node that stores something when it handles the event, perhaps.
+fn stores(event: &Event) -> Option<NodeIx> {
+    match event {
+        Event::Up { node, .. }
+        | Event::Call { node, .. }
+        | Event::Watched { node, .. }
+        | Event::Reread { node, .. }
+        | Event::Informed { node, .. } => Some(*node),
         _ => None,
     }
 }
