@@ -255,11 +255,12 @@ impl World {
                 assert!(!matches!(refusal, Refusal::Conflict { .. }), "I6: {refusal}");
                 Err(refusal)
             }
-            Admission::Store
-                if node.rest.entries() + header.count as usize > node.capacity
-                    || !node.rest.begin(number, batch) =>
-            {
+            Admission::Store if node.rest.entries() + header.count as usize > node.capacity => {
                 self.run.overloads += 1;
+                Err(Refusal::Overloaded { bytes: self.nodes[at].capacity as u64 })
+            }
+            Admission::Store if !node.rest.begin(number, batch) => {
+                self.run.full += 1;
                 Err(Refusal::Overloaded { bytes: self.nodes[at].capacity as u64 })
             }
             Admission::Store => {

@@ -18,7 +18,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 /// So many bytes of memory for each entry that a node may have: sometimes too few for small batches.
-const BYTES_OF_ENTRY: u64 = 96;
+const BYTES_OF_ENTRY: u64 = 48;
 /// So much at most is read at once.
 const READ_BATCHES: usize = 20;
 const READ_BYTES: usize = 2_000;

@@ -140,7 +140,7 @@ hazards! {
     /// The transaction of a loss lands late.
     LossLate = 150,
     /// At level `memory`, a node's process is killed between two stores.
-    KilledStoring = 2,
+    KilledStoring = 12,
 }
 
 /// Everything that is to go wrong in one run.

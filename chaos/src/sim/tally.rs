@@ -44,6 +44,7 @@ tally! {
     unsettled: "ends with one holder",
     fenced: "writers fenced",
     overloads: "appends refused for want of memory",
+    full: "appends refused for want of a chunk",
     copies: "copies",
     lost_members: "members given up",
     no_room: "appends put off for want of room",
