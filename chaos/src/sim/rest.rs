@@ -64,7 +64,7 @@ pub(crate) struct Rest {
     /// At level `memory`: the shipped buffer.
     memory: Option<Memory>,
     /// What was here before and after that during which the process was killed.
-    torn: Option<Box<[Rest; 2]>>,
+    torn: Option<Box<[Self; 2]>>,
 }
 
 impl Run {
