@@ -9,7 +9,7 @@
 mod dir;
 mod disk;
 mod error;
-mod fences;
+pub(crate) mod fences;
 mod identity;
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,8 @@ pub mod conformance;
 pub mod limits;
 pub mod names;
 pub mod part;
+#[cfg(any(test, feature = "conformance"))]
+pub mod simulated;
 
 pub use arena::{Arena, ArenaOptions, Full};
 pub use batches::RowError;

@@ -106,7 +106,7 @@ impl Pool {
 
     /// Puts a word at rest at byte `at` of the file, after everything that was stored before.
     pub(crate) fn store(&self, at: usize, value: u64) {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "conformance"))]
         hook::call();
         self.word(at).store(value.to_le(), Ordering::Release);
     }
@@ -167,7 +167,7 @@ impl Chunk {
         let end = at.checked_add(bytes.len()).expect("a position within a chunk");
         assert!(at >= self.readable, "byte {at} of a chunk is readable up to {}", self.readable);
         assert!(end <= pool.chunk_bytes, "byte {end} is beyond a chunk of {}", pool.chunk_bytes);
-        #[cfg(test)]
+        #[cfg(any(test, feature = "conformance"))]
         hook::call();
         // SAFETY: the destination lies within this chunk, as just checked. The chunk is lent to
         // this `Chunk` alone, borrowed mutably here, so nobody else writes to it. Views, the only
@@ -285,7 +285,7 @@ impl FileSystem {
 }
 
 /// What tests do at every store into a mapping: just before it nothing of it is there yet.
-#[cfg(test)]
+#[cfg(any(test, feature = "conformance"))]
 pub(crate) mod hook {
     use std::cell::RefCell;
 
@@ -295,7 +295,16 @@ pub(crate) mod hook {
         static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
     }
 
-    pub(super) fn call() {
+    /// Ends a hook, also when what it looks at panics.
+    struct Unset;
+
+    impl Drop for Unset {
+        fn drop(&mut self) {
+            HOOK.set(None);
+        }
+    }
+
+    pub(crate) fn call() {
         HOOK.with_borrow_mut(|hook| {
             if let Some(hook) = hook {
                 hook();
@@ -306,9 +315,8 @@ pub(crate) mod hook {
     /// Calls `hook` before every store of this thread while `during` runs.
     pub(crate) fn with<T>(hook: impl FnMut() + 'static, during: impl FnOnce() -> T) -> T {
         HOOK.set(Some(Box::new(hook)));
-        let result = during();
-        HOOK.set(None);
-        result
+        let _unset = Unset;
+        during()
     }
 }
 

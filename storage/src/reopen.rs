@@ -64,7 +64,8 @@ impl Reopened {
         }
     }
 
-    fn check(pool: Arc<Pool>, layout: Layout, path: PathBuf) -> Self {
+    /// Reads and checks what is mapped; `path` is what damage names.
+    pub(crate) fn check(pool: Arc<Pool>, layout: Layout, path: PathBuf) -> Self {
         let mut damage = Vec::new();
         let (mut found, mut free_slots) = (Vec::new(), Vec::new());
         for number in (0..layout.slots).rev() {

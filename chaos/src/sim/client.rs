@@ -7,7 +7,7 @@ use super::schedule::Hazard;
 use super::takeover::TakingOver;
 use super::world::{MS, World};
 use piculet_quorum::ids::{Epoch, Incarnation, NodeId, SegmentNumber};
-use piculet_quorum::meta::{Key, Record, TxnOutcome};
+use piculet_quorum::meta::{Key, LogRecord, Record, TxnOutcome, Versioned};
 use piculet_quorum::wire::message::{NodeView, Nodes, Proposal};
 use std::collections::BTreeMap;
 
@@ -60,12 +60,22 @@ impl Client {
 impl World {
     /// A client starts and takes the log over, whether or not another one writes it.
     pub(crate) fn start_client(&mut self) {
-        let me = self.clients.len();
         let nonce = u128::from(self.fresh_id());
         let last = self.healing;
         let park = !last && self.rng.chance(80);
+        self.start_taking_over(TakingOver::new(nonce, park));
+    }
+
+    /// A node takes the log over from the record that it has judged, to seal what is open.
+    pub(crate) fn start_guard(&mut self, judged: Versioned<LogRecord>) {
+        let nonce = u128::from(self.fresh_id());
+        self.start_taking_over(TakingOver::of_abandoned(nonce, judged));
+    }
+
+    fn start_taking_over(&mut self, takeover: TakingOver) {
+        let me = self.clients.len();
         self.clients.push(Client {
-            stage: Stage::TakingOver(Box::new(TakingOver::new(nonce, park))),
+            stage: Stage::TakingOver(Box::new(takeover)),
             paused: false,
             backlog: Vec::new(),
             streams: BTreeMap::new(),

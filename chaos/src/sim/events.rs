@@ -283,6 +283,8 @@ pub(crate) enum Event {
     LossLands {
         proposal: Box<RecordLoss>,
     },
+    /// Some node looks whether the writer has gone.
+    GuardTick,
     /// An operator lets the log lose entries.
     LeaveGiven,
     LeaseExpires {

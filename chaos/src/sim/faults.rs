@@ -4,7 +4,7 @@ use super::client::Client;
 use super::events::{Event, NodeIx};
 use super::loss::Losses;
 use super::reader::Reader;
-use super::schedule::{Fault, Planned};
+use super::schedule::{Fault, Hazard, Planned};
 use super::world::{MS, World};
 use piculet_quorum::ids::{Level, SegmentNumber};
 use piculet_quorum::meta::SegmentState;
@@ -122,6 +122,27 @@ impl World {
         self.schedule(down.max(MS), Event::NodeUp { node, boot });
     }
 
+    /// The process of a node at level `memory` may be killed in the middle of what it does now.
+    pub(crate) fn may_die_in(&mut self, at: NodeIx) -> bool {
+        let may = self.level == Level::Memory && self.nodes[at].up && self.strikes(Hazard::KilledStoring);
+        if may {
+            // Most things take few stores, and some take many.
+            let most = if self.rng.chance(700) { 8 } else { 60 };
+            let stores = self.rng.between(0, most);
+            self.nodes[at].rest.dies_before(stores);
+        }
+        may
+    }
+
+    /// It was, or it is out of danger.
+    pub(crate) fn dies_or_lives_on(&mut self, at: NodeIx) {
+        if !self.nodes[at].rest.lives_on() {
+            self.run.torn += 1;
+            let down = self.rng.between(MS, 300 * MS);
+            self.kill_node(at, down);
+        }
+    }
+
     fn kill_node(&mut self, at: NodeIx, down: u64) {
         if self.nodes[at].up {
             self.run.kills += 1;
@@ -153,6 +174,7 @@ impl World {
                 journal.rot(&mut self.rng);
                 self.run.rotten += u64::from(journal.damaged());
             }
+            self.run.rotten += u64::from(self.nodes[at].rest.rot(&mut self.rng));
             let level = self.level;
             self.nodes[at].forget(level);
         }

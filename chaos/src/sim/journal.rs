@@ -6,7 +6,7 @@ use super::rest::Rest;
 use super::rng::Rng;
 use super::store::LOG;
 use bytes::{Bytes, BytesMut};
-use piculet_quorum::batch::{BatchBuilder, BatchEnd, Place};
+use piculet_quorum::batch::{BatchBuilder, BatchEnd, BatchHeader, Place};
 use piculet_quorum::ids::{Epoch, Index, Nonce, SegmentNumber, Timestamp};
 use piculet_storage::journal::simulated::SimulatedDisk;
 use piculet_storage::journal::{Change, JournalCore, JournalOptions, Manifest, Replayed};
@@ -109,6 +109,12 @@ pub(crate) fn batch_of(
     let (builder, body) = build(before, contents, at);
     let end = builder.end();
     (end, move |first| Batch { header: builder.header(first, body.len()), end, content })
+}
+
+/// The contents of the entries in the body of such a batch.
+pub(crate) fn contents_of(header: &BatchHeader, body: &[u8]) -> impl Iterator<Item = u64> {
+    let entries = body.chunks(body.len() / header.count as usize);
+    entries.map(|entry| u64::from_le_bytes(*entry.last_chunk().expect("a content has eight bytes")))
 }
 
 /// The bytes of a batch, as a node stores them.

@@ -31,6 +31,7 @@ impl Node {
         self.sessions.clear();
         self.unsynced.clear();
         self.uploads = Uploads::default();
+        self.writers.clear();
         self.rest.process_ends();
     }
 
@@ -38,13 +39,14 @@ impl Node {
     pub(crate) fn forget(&mut self, level: Level) {
         self.forgot = true;
         self.start = Start::default();
-        self.rest = Rest::new(level);
+        self.rest = Rest::new(level, self.capacity);
         self.journal = (level == Level::Disk).then(|| Journal::new(self.boot));
     }
 
     /// A new process takes up what an earlier one has left in this life of the buffer. Returns how
     /// much of what was written is lost.
     fn take_up(&mut self) -> usize {
+        self.rest.process_starts();
         let lost = self.journal.as_mut().map_or(0, |journal| journal.replay(&mut self.rest));
         let (incarnation, fence) = (self.incarnation, self.rest.fence());
         self.replica = Replica::resumed(self.id.clone(), incarnation, LOG, fence);
@@ -195,7 +197,11 @@ impl World {
     pub(crate) fn node_tick(&mut self, at: NodeIx) {
         let period = self.rng.between(10 * MS, 30 * MS);
         self.schedule(period, Event::NodeTick { node: at });
-        if !self.nodes[at].up || self.nodes[at].paused || self.store.away {
+        if !self.nodes[at].up || self.nodes[at].paused {
+            return;
+        }
+        self.note_writers(at);
+        if self.store.away {
             return;
         }
         if self.store.now.revision_of(&Key::Node(self.nodes[at].id.clone())) == Revision(0)

@@ -7,13 +7,14 @@
 //! |---|---|
 //! | what goes wrong, and when | `schedule`; carried out in `faults` |
 //! | what must hold | `checks`, `outcomes` |
-//! | a node's process; what it has at rest | `node`, `life`; `rest`, and at level `disk` the shipped journal in `journal` |
-//! | writers and takeovers | `client`, `appender`, `takeover` |
+//! | a node's process; what it has at rest | `node`, `life`; `rest`, and behind it the shipped buffer of level `memory` in `memory`, the shipped journal of level `disk` in `journal` |
+//! | writers and takeovers; a log without a writer | `client`, `appender`, `takeover`; `abandoned` |
 //! | readers, and where the tail is; uploads; trims | `reader`, `tail`; `upload`; `trims` |
 //! | losses, and what may then be missing | `loss` |
 //! | the metadata store and its watches | `store` |
 //! | a failing schedule is made shorter | `shorten` |
 
+mod abandoned;
 mod appender;
 mod checks;
 mod client;
@@ -22,6 +23,7 @@ mod faults;
 mod journal;
 mod life;
 mod loss;
+mod memory;
 mod node;
 mod outcomes;
 mod reader;
@@ -38,4 +40,4 @@ mod trims;
 mod upload;
 mod world;
 
-pub use run::{KEPT_SEEDS, SimOptions, run, trace};
+pub use run::{KEPT_SEEDS, SimOptions, first_that_fails, run, trace};

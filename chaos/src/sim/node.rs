@@ -2,7 +2,7 @@
 
 use super::events::{Answer, Batch, Caller, ClientIx, Conn, Down, Event, NodeIx, Rpc, Up};
 use super::journal::Journal;
-use super::rest::{Rest, Run};
+use super::rest::Rest;
 use super::schedule::Hazard;
 use super::store::{LOG, Records};
 use super::upload::Uploads;
@@ -30,7 +30,7 @@ pub(crate) struct Node {
     /// Until when its uploads stand still.
     pub(crate) stalled_until: u64,
     pub(crate) backlog: Vec<Event>,
-    capacity: usize,
+    pub(crate) capacity: usize,
     pub(crate) replica: Replica,
     pub(crate) rest: Rest,
     /// At level `disk`: the journal behind it.
@@ -54,6 +54,8 @@ pub(crate) struct Node {
     /// Answers that wait for a sync, with the operation that it must reach.
     pub(crate) unsynced: VecDeque<(u64, Caller, u64, Due)>,
     pub(crate) uploads: Uploads,
+    /// Since when the writer has had no stream here, by segment; none while it has one.
+    pub(crate) writers: BTreeMap<SegmentNumber, Option<u64>>,
 }
 
 /// An answer that is due once everything so far is at rest.
@@ -79,7 +81,7 @@ impl Node {
             stalled_until: 0,
             backlog: Vec::new(),
             capacity,
-            rest: Rest::new(level),
+            rest: Rest::new(level, capacity),
             journal: (level == Level::Disk).then(|| Journal::new(0)),
             mirror: Records::default(),
             watch_at: 0,
@@ -93,12 +95,13 @@ impl Node {
             stalled: BTreeMap::new(),
             unsynced: VecDeque::new(),
             uploads: Uploads::default(),
+            writers: BTreeMap::new(),
         }
     }
 
     /// Whether its memory runs short.
     pub(crate) fn short(&self) -> bool {
-        self.rest.entries() * 2 > self.capacity
+        self.rest.entries() * 2 > self.capacity || self.rest.short()
     }
 
     /// Whether the network reaches it.
@@ -256,16 +259,23 @@ impl World {
                 self.run.overloads += 1;
                 Err(Refusal::Overloaded { bytes: self.nodes[at].capacity as u64 })
             }
+            Admission::Store if !node.rest.begin(number, batch) => {
+                self.run.full += 1;
+                Err(Refusal::Overloaded { bytes: self.nodes[at].capacity as u64 })
+            }
             Admission::Store => {
-                node.replica.stored(session, number, &header, end)?;
+                if let Err(refusal) = node.replica.stored(session, number, &header, end) {
+                    node.rest.discard(number);
+                    return Err(refusal);
+                }
                 let written = node.replica.has_writer(number);
                 node.rest.store(number, *batch, written);
                 self.truth.stored(number, batch);
                 Ok(())
             }
             Admission::Repeat => {
-                let run = &node.rest.runs[&number];
-                let here = (run.chain_at(header.first), run.chain_at(header.end()));
+                let rest = &node.rest;
+                let here = (rest.chain_at(number, header.first), rest.chain_at(number, header.end()));
                 let judged = node.replica.repeated(session, number, &header, end, here);
                 assert!(!matches!(judged, Err(Refusal::Conflict { .. })), "I6: {judged:?} {here:?}");
                 judged
@@ -323,7 +333,7 @@ impl World {
                 ack.map_or(Answer::Failed, |ack| Answer::Repaired(ack.held))
             }
         };
-        if !self.strikes(Hazard::AnswerLost) {
+        if !self.nodes[at].rest.has_died() && !self.strikes(Hazard::AnswerLost) {
             let delay = self.delay(at);
             self.schedule(delay, Event::Answered { caller, id, answer });
         }
@@ -342,17 +352,18 @@ impl World {
                 Err(Unanswered::NeedMetadata) => return None,
                 Err(Unanswered::Refused(refusal)) => Answer::Fenced(Err(refusal)),
             },
-            Rpc::Chain(address, index) => match node.held_by(address)?.chain_at(*index) {
+            Rpc::Chain(address, index) => match node.held_by(address)?.chain_at(address.segment, *index) {
                 ChainAt::Boundary(chain) => Answer::Chain(Some(chain)),
                 ChainAt::Freed => Answer::Chain(None),
                 other => panic!("I6: members disagree about batches: {other:?} at {index}"),
             },
             Rpc::Fetch(address, from, to) => {
-                let run = node.held_by(address)?;
+                let rest = node.held_by(address)?;
+                let run = &rest.runs[&address.segment];
                 if run.start > *from || run.tail() < *to {
                     return failed;
                 }
-                Answer::Batches(run.between(*from, *to).collect())
+                Answer::Batches(rest.between(address.segment, *from, *to))
             }
             Rpc::RepairOpen(address) => match node.replica.open(&Open { at: *address, repair: true }) {
                 Ok((session, opened)) => {
@@ -365,10 +376,7 @@ impl World {
             Rpc::Repair(address, session, batches) => return self.repair(at, address, *session, batches),
             Rpc::Marks(number) => node.replica.mark(*number).map_or(Answer::Failed, Answer::Marks),
             Rpc::Read(number, from) => match node.rest.runs.get(number) {
-                Some(run) if run.start <= *from => {
-                    let wanted = run.batches.iter().filter(|(batch, _)| batch.header.end() > *from);
-                    Answer::Batches(wanted.take(20).map(|(batch, _)| *batch).collect())
-                }
+                Some(run) if run.start <= *from => Answer::Batches(node.rest.read(*number, *from)),
                 _ => return failed,
             },
         }))
@@ -390,7 +398,8 @@ impl World {
 
 impl Node {
     /// What a takeover addresses, if it is still in that life of the buffer.
-    fn held_by(&mut self, address: &Address) -> Option<&Run> {
-        (address.incarnation == self.incarnation).then(|| self.rest.runs.get(&address.segment))?
+    fn held_by(&self, address: &Address) -> Option<&Rest> {
+        let here = self.rest.runs.contains_key(&address.segment);
+        (here && address.incarnation == self.incarnation).then_some(&self.rest)
     }
 }

@@ -135,6 +135,16 @@ pub fn run(options: &SimOptions, say: &mut dyn FnMut(&str)) -> Result<String, Fa
     Ok(format!("{} seeds in {seconds:.1} s, {rate:.0} a second; {}", seeds.len(), summary(&sum)))
 }
 
+/// The first of these seeds that fails, what it breaks (the name of an invariant, or a place in the
+/// code), and what was said of it.
+#[must_use]
+pub fn first_that_fails(seeds: std::ops::Range<u64>) -> Option<(u64, String, String)> {
+    seeds.into_iter().find_map(|seed| {
+        let Broken { why, class } = attempt(&Schedule::of(seed), None).err()?;
+        Some((seed, class, why))
+    })
+}
+
 /// What it amounted to, or none when it fails. Some are run twice.
 fn run_seed(seed: u64) -> Option<Tally> {
     let schedule = Schedule::of(seed);

@@ -139,6 +139,8 @@ hazards! {
     TrimLate = 150,
     /// The transaction of a loss lands late.
     LossLate = 150,
+    /// At level `memory`, a node's process is killed between two stores.
+    KilledStoring = 12,
 }
 
 /// Everything that is to go wrong in one run.

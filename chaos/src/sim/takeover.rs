@@ -44,6 +44,8 @@ pub(crate) struct TakingOver {
     writer: u128,
     /// Whether to leave the log without an open segment.
     park: bool,
+    /// The record that a node has judged: the epoch is made from no other.
+    judged: Option<Versioned<LogRecord>>,
     /// The log's record once the epoch is this client's.
     mine: Option<Versioned<LogRecord>>,
     /// The transaction that is out: repeated as it is while its outcome is unknown.
@@ -59,6 +61,7 @@ impl TakingOver {
         Self {
             writer,
             park,
+            judged: None,
             mine: None,
             proposal: None,
             nodes: Nodes::new(),
@@ -66,6 +69,11 @@ impl TakingOver {
             calls: BTreeMap::new(),
             copy: None,
         }
+    }
+
+    /// By a node, of a log whose writer has gone.
+    pub(crate) fn of_abandoned(writer: u128, judged: Versioned<LogRecord>) -> Self {
+        Self { judged: Some(judged), ..Self::new(writer, true) }
     }
 }
 
@@ -103,7 +111,10 @@ impl World {
                 let log = Versioned { revision, value: log };
                 match created {
                     Some((number, value)) => self.taken_over(me, log, number, Versioned { revision, value }),
-                    None => self.end_client(me),
+                    None => {
+                        self.run.guarded += u64::from(self.taking_over(me).judged.is_some());
+                        self.end_client(me);
+                    }
                 }
             }
             other => panic!("nobody proposed {other:?}"),
@@ -135,6 +146,9 @@ impl World {
         let mine = view.record.value.writer == writer;
         if !mine && takeover.mine.is_some() {
             self.run.fenced += 1;
+            return self.end_client(me);
+        }
+        if !mine && takeover.judged.as_ref().is_some_and(|judged| *judged != view.record) {
             return self.end_client(me);
         }
         if !mine {

@@ -119,8 +119,11 @@ impl World {
 
     fn start_upload(&mut self, at: NodeIx, segment: SegmentNumber, from: Index, to: Index) {
         let most = self.rng.between(1, 30) as usize;
-        let Some(run) = self.nodes[at].rest.runs.get(&segment) else { return };
-        let batches: Vec<_> = run.between(from, to).take(most).collect();
+        if !self.nodes[at].rest.runs.contains_key(&segment) {
+            return;
+        }
+        let mut batches = self.nodes[at].rest.between(segment, from, to);
+        batches.truncate(most);
         let (Some(first), Some(last)) = (batches.first(), batches.last()) else { return };
         assert_eq!(first.header.first, from, "node {at} lacks what it is to upload of segment {segment}");
         let end = SegmentEnd {

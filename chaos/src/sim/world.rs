@@ -72,6 +72,8 @@ pub(crate) struct World {
     pub(crate) losses: Losses,
     pub(crate) loss_search: Option<Search>,
     pub(crate) tail: TailSearch,
+    /// Without a stream for so many milliseconds, a writer has gone.
+    pub(crate) writer_timeout: u64,
     /// Whether an operator has been asked to let the log lose entries.
     pub(crate) leave_asked: bool,
     pub(crate) next_id: u64,
@@ -100,6 +102,7 @@ impl World {
             interval,
             interval_max: Span(interval.0 * rng.between(1, 5)),
         };
+        let writer_timeout = Rng::stream(schedule.seed, 3).between(60, 500);
         let (losses, allowed) = Losses::of(schedule.seed);
         let mut world = Self {
             now: START,
@@ -124,6 +127,7 @@ impl World {
             losses,
             loss_search: None,
             tail: TailSearch::default(),
+            writer_timeout,
             leave_asked: false,
             next_id: 0,
             trace: DefaultHasher::new(),
@@ -146,6 +150,7 @@ impl World {
         self.readers.push(Reader::new());
         self.schedule(0, Event::ReaderTick { reader: 0 });
         self.schedule(5 * MS, Event::TailTick);
+        self.schedule(50 * MS, Event::GuardTick);
         if self.losses != Losses::Budget {
             self.schedule(100 * MS, Event::LossTick);
         }
@@ -199,6 +204,9 @@ impl World {
     }
 
     pub(crate) fn send_down(&mut self, conn: Conn, frame: Down) {
+        if self.nodes[self.links[&conn].node].rest.has_died() {
+            return;
+        }
         let delay = self.delay(self.links[&conn].node);
         let link = self.links.get_mut(&conn).expect("a stream that was dialled");
         if link.cut.is_none() {
@@ -292,6 +300,14 @@ impl World {
         {
             return self.clients[client].backlog.push(event);
         }
+        let in_danger = stores(&event).filter(|node| self.may_die_in(*node));
+        self.hand_over(event);
+        if let Some(node) = in_danger {
+            self.dies_or_lives_on(node);
+        }
+    }
+
+    fn hand_over(&mut self, event: Event) {
         match event {
             Event::Up { node, conn, frame } => self.node_up(node, conn, frame),
             Event::Down { client, node, conn, frame } => self.client_down(client, node, conn, frame),
@@ -329,6 +345,7 @@ impl World {
             Event::CleanLands { txn, objects } => self.clean_lands(&txn, objects),
             Event::ObjectsDeleted { objects } => self.objects_deleted(&objects),
             Event::TailTick => self.tail_tick(),
+            Event::GuardTick => self.guard_tick(),
             Event::LossTick => self.loss_tick(),
             Event::LossLands { proposal } => self.loss_lands(&proposal),
             Event::LeaveGiven => self.leave_given(),
@@ -351,7 +368,7 @@ impl World {
 /// What happens all the time and changes little is not shown.
 fn routine(event: &Event) -> bool {
     matches!(event, Event::NodeTick { .. } | Event::ReaderTick { .. } | Event::LossTick | Event::Verdict)
-        || matches!(event, Event::TailTick)
+        || matches!(event, Event::TailTick | Event::GuardTick)
         || caller_of(event).is_some_and(only_reads)
 }
 
@@ -368,6 +385,18 @@ fn node_of(event: &Event) -> Option<NodeIx> {
         | Event::Synced { node, .. }
         | Event::Informed { node, .. }
         | Event::Uploaded { node, .. } => Some(*node),
+        _ => None,
+    }
+}
+
+/// The node that stores something when it handles the event, perhaps.
+fn stores(event: &Event) -> Option<NodeIx> {
+    match event {
+        Event::Up { node, .. }
+        | Event::Call { node, .. }
+        | Event::Watched { node, .. }
+        | Event::Reread { node, .. }
+        | Event::Informed { node, .. } => Some(*node),
         _ => None,
     }
 }

@@ -126,7 +126,7 @@ fn rewrite_at(epochs: &HashMap<LogId, Epoch>) -> u64 {
     epochs.len() as u64 * 2 + FENCES_STALE_MAX
 }
 
-fn encode_all(epochs: &HashMap<LogId, Epoch>) -> Vec<u8> {
+pub(crate) fn encode_all(epochs: &HashMap<LogId, Epoch>) -> Vec<u8> {
     let mut out = Vec::with_capacity((epochs.len() + 1) * RECORD_BYTES);
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&VERSION.to_le_bytes());
@@ -137,7 +137,7 @@ fn encode_all(epochs: &HashMap<LogId, Epoch>) -> Vec<u8> {
     out
 }
 
-fn encode(log: LogId, epoch: Epoch) -> [u8; RECORD_BYTES] {
+pub(crate) fn encode(log: LogId, epoch: Epoch) -> [u8; RECORD_BYTES] {
     let mut out = [0; RECORD_BYTES];
     out[0..8].copy_from_slice(&log.0.to_le_bytes());
     out[8..16].copy_from_slice(&epoch.0.to_le_bytes());
@@ -155,7 +155,7 @@ fn later_version(bytes: &[u8]) -> Option<u32> {
 }
 
 /// The fences in a file, and how many records it has; the error says what is wrong, and where.
-fn decode(bytes: &[u8]) -> Result<(HashMap<LogId, Epoch>, u64), (u64, String)> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<(HashMap<LogId, Epoch>, u64), (u64, String)> {
     let (records, _cut_off) = bytes.as_chunks::<RECORD_BYTES>();
     let expected = encode_all(&HashMap::new());
     let Some((_, records)) = records.split_first().filter(|(header, _)| header[..] == expected) else {
