@@ -324,7 +324,8 @@ impl Writer {
     ) -> Index {
         let (mut builder, mut body) = (BatchBuilder::new(self.before), Vec::new());
         let payload: Vec<u8> = (0..len as u64).map(|at| (at * 7 + self.next.0) as u8).collect();
-        builder.push_of(producer.as_ref(), &[], &payload, Timestamp(self.next.0), &mut body);
+        let now = Timestamp(self.before.last_timestamp.0 + 1);
+        builder.push_of(producer.as_ref(), &[], &payload, now, &mut body);
         let header = builder.header(self.next, body.len());
         for (core, session) in members {
             self.store(core, *session, &header, &body, builder.end());

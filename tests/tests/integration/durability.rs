@@ -168,6 +168,20 @@ async fn written(stage: &Stage) -> (Client, LogName, Appender) {
     (client, name, appender)
 }
 
+/// Kills a node. The others stand still: nobody archives what it held before it is back.
+fn kill_alone(stage: &mut Stage, at: usize) {
+    others(at).for_each(|other| stage.freeze(other));
+    stage.kill(at);
+}
+
+fn thaw_others(stage: &Stage, at: usize) {
+    others(at).for_each(|other| stage.thaw(other));
+}
+
+fn others(at: usize) -> impl Iterator<Item = usize> {
+    (0..3).filter(move |other| *other != at)
+}
+
 /// What was acknowledged is in the log, and `node` begins its second life because of `reason`.
 async fn reborn(stage: &Stage, at: usize, reason: &str, wrote: (Client, LogName, Appender)) {
     let (client, name, mut appender) = wrote;
@@ -178,6 +192,7 @@ async fn reborn(stage: &Stage, at: usize, reason: &str, wrote: (Client, LogName,
     let warned = log.lines().find(|line| line.contains("WARN") && line.contains("begins a new life"));
     assert!(warned.is_some_and(|line| line.contains(reason)), "{log}");
     assert!(log.contains("forgotten here"), "{log}");
+    thaw_others(stage, at);
     appender.pump_until("three members", async |a| a.writer().status().members.len() == 3).await;
     let ledger = appender.close().await;
     ledger.check(&read_all(&client, &name).await);
@@ -191,12 +206,16 @@ fn memory_dir(settings: &toml::Table) -> PathBuf {
 async fn a_damaged_buffer_begins_a_new_life_and_says_why() {
     with_stage(unhurried(), async |stage| {
         let wrote = written(stage).await;
-        stage.kill(1);
         let arena = memory_dir(&stage.settings(1).0).join("arena");
-        let mut bytes = fs::read(&arena).expect("the buffer is there");
         let (_, payload) = wrote.2.ledger().last_of(100).expect("there are entries of more than 100 bytes");
-        let found = bytes.windows(payload.len()).position(|window| *window == *payload);
-        bytes[found.expect("it is not archived") + 50] ^= 1;
+        let found = until("the third member has it too", async || {
+            let bytes = fs::read(&arena).expect("the buffer is there");
+            bytes.windows(payload.len()).position(|window| *window == *payload)
+        })
+        .await;
+        kill_alone(stage, 1);
+        let mut bytes = fs::read(&arena).expect("the buffer is there");
+        bytes[found + 50] ^= 1;
         fs::write(&arena, bytes).expect("it can be written");
         stage.restart(1).await;
         reborn(stage, 1, "is damaged", wrote).await;
@@ -208,14 +227,16 @@ async fn a_damaged_buffer_begins_a_new_life_and_says_why() {
 async fn a_copied_buffer_is_found_out() {
     with_stage(unhurried(), async |stage| {
         let wrote = written(stage).await;
-        stage.kill(2);
+        kill_alone(stage, 2);
         let (mut settings, file) = stage.settings(2);
-        let (from, copy) = (memory_dir(&settings), ScratchDir::create(Path::new("/dev/shm")).expect("room"));
+        let scratch = ScratchDir::create(Path::new("/dev/shm")).expect("room");
+        let (from, copy) = (memory_dir(&settings), scratch.path().join("copy"));
+        fs::create_dir(&copy).expect("it can be made");
         for entry in fs::read_dir(&from).expect("the buffer is there") {
             let entry = entry.expect("an entry");
-            fs::copy(entry.path(), copy.path().join(entry.file_name())).expect("it can be copied");
+            fs::copy(entry.path(), copy.join(entry.file_name())).expect("it can be copied");
         }
-        settings["buffer"]["memory"]["dir"] = copy.path().display().to_string().into();
+        settings["buffer"]["memory"]["dir"] = copy.display().to_string().into();
         fs::write(file, settings.to_string()).expect("it can be written");
         stage.restart(2).await;
         reborn(stage, 2, "is a copy", wrote).await;

@@ -135,7 +135,7 @@ impl Spare {
         let mut settings: toml::Table = text.parse().expect("they are TOML");
         let memory = ScratchDir::create(Path::new("/dev/shm")).expect("a directory");
         settings.insert("name".to_owned(), "spare".into());
-        settings["buffer"]["memory"]["dir"] = memory.path().display().to_string().into();
+        settings["buffer"]["memory"]["dir"] = memory.path().join("memory").display().to_string().into();
         settings["buffer"]["disk"]["dir"] = memory.path().join("disk").display().to_string().into();
         for key in ["listen", "admin"] {
             let port = free_port().expect("a port").addr().to_string();
