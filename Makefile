@@ -40,6 +40,7 @@ ci: ready ## What continuous integration runs: check, test, sim, model, demo
 	$(MAKE) test
 	$(MAKE) sim SEEDS=2000 FIRST=1
 	PICULET_MODEL=ci cargo test --release --locked -p piculet-quorum --features mutations --test model
+	cargo test --locked -p piculet-chaos --features mutations --test mutations
 	$(MAKE) demo FILE= MIB=64
 
 bench: ready ## Run the benchmarks on this machine

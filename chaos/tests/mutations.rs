@@ -35,13 +35,13 @@ fn known_bugs_are_found() {
 /// Each with the invariants of which it breaks one, whichever a seed meets first.
 const BUGS: [(Mutation, &[&str]); 12] = [
     (Mutation::TailUnfenced, &["I1", "I2"]),
-    (Mutation::SmallestTail, &["I1", "I2"]),
+    (Mutation::SmallestTail, &["I1", "I2", "tail"]),
     (Mutation::SecondTail, &["I1", "I2"]),
     (Mutation::OneCopySettles, &["I11", "I12"]),
     (Mutation::UploadsUncommitted, &["I5"]),
     (Mutation::FenceNotKept, &["I7"]),
     (Mutation::FenceDropped, &["I7"]),
-    (Mutation::ReaderTrustsOneTail, &["I2"]),
+    (Mutation::ReaderTrustsOneTail, &["I2", "I11"]),
     (Mutation::SealsUndrained, &["I1"]),
     (Mutation::GoesOnAfterSeal, &["I6"]),
     (Mutation::AcksUnsettled, &["I11", "I12"]),
