@@ -2,11 +2,11 @@
 
 use super::Log;
 use crate::core::Core;
-use piculet_meta::MetaError;
+use piculet_meta::{MetaError, spelt};
 use piculet_quorum::ids::{Index, Level, LogId, Revision, SegmentNumber};
 use piculet_quorum::meta::{
-    FlushRecord, Key, LogRecord, PartRecord, PartRow, Range, Record, SegmentRecord, SegmentState, Snapshot,
-    StoreRevision, Versioned,
+    Damage, FlushRecord, Key, LogRecord, PartRecord, PartRow, Range, Record, SegmentRecord, SegmentState,
+    Snapshot, StoreRevision, Versioned,
 };
 use std::sync::Arc;
 
@@ -46,6 +46,10 @@ impl Core {
         let Some(record) = record.or_else(|| local.map(|local| &local.record)).cloned() else { return true };
         let mut row = local.map(|local| local.row.clone()).unwrap_or_default();
         let connected = parts.iter().all(|(first, part)| extend(&mut row, *first, part));
+        if let Err(damage) = row.check(log, number, &record.value) {
+            left_alone(&damage);
+            return true;
+        }
         state.learn(self, at, number, &record, row);
         drop(state);
         slot.notify_changed();
@@ -189,7 +193,10 @@ impl Core {
             }
             let record = Versioned { revision: record.revision, value: segment.clone() };
             match snapshot.row(*log, *number) {
-                Ok(row) => self.learn_segment(snapshot.at, *log, *number, &record, row),
+                Ok(row) => match row.check(*log, *number, segment) {
+                    Ok(()) => self.learn_segment(snapshot.at, *log, *number, &record, row),
+                    Err(damage) => left_alone(&damage),
+                },
                 Err(first) => tracing::error!(
                     %log, segment = %number, %first,
                     "metadata are damaged: a part does not end behind its start; the segment is left alone"
@@ -239,6 +246,12 @@ pub(crate) fn extend(row: &mut PartRow, first: Index, part: &Versioned<PartRecor
         row.parts.push((first, part.clone()));
     }
     first < row.archived()
+}
+
+/// What is known of the segment stays as it was: nothing that is held here is given up for a record
+/// that cannot be true.
+fn left_alone(damage: &Damage) {
+    tracing::error!(key = spelt(&damage.key), %damage, "metadata are damaged: a segment stays as it was known");
 }
 
 /// The level of a log in a snapshot with its settings.
