@@ -5,8 +5,8 @@ use crate::core::Core;
 use piculet_meta::{MetaError, spelt};
 use piculet_quorum::ids::{Index, Level, LogId, Revision, SegmentNumber};
 use piculet_quorum::meta::{
-    Damage, FlushRecord, Key, LogRecord, PartRecord, PartRow, Range, Record, SegmentRecord, SegmentState,
-    Snapshot, StoreRevision, Versioned,
+    ConfigRecord, Damage, FlushRecord, Key, LogRecord, PartRecord, PartRow, Range, Record, SegmentRecord,
+    SegmentState, Snapshot, StoreRevision, Versioned,
 };
 use std::sync::Arc;
 
@@ -82,6 +82,14 @@ impl Core {
         }
     }
 
+    /// Takes in a log's settings, be they older than what is known: what is taken from them is never
+    /// taken back.
+    pub fn learn_config(&self, log: LogId, config: &ConfigRecord) {
+        if config.producers {
+            self.producers.lock().insert(log);
+        }
+    }
+
     /// Takes in that a log was deleted as of a revision: everything of it that is here goes at once,
     /// archived or not, and whoever writes or reads it is told.
     pub fn learn_deleted(&self, at: StoreRevision, log: LogId) {
@@ -134,6 +142,9 @@ impl Core {
         let snapshot = self.meta.read(&keys, &ranges).await?;
         let Some(record) = self.learn_existence(&snapshot, log) else { return Ok(None) };
         let slot = self.logs.get_or_create(self, log, level(&snapshot, log));
+        if let Some(config) = snapshot.config(&Key::Config(log)) {
+            self.learn_config(log, &config.value);
+        }
         self.learn_segments(&snapshot);
         self.learn_log(snapshot.at, log, &record.value);
         Ok(Some(slot))
@@ -207,6 +218,12 @@ impl Core {
 
     /// Takes in a snapshot of everything: also that what is not in it does not exist.
     pub fn learn_everything(&self, snapshot: &Snapshot) {
+        self.producers.lock().retain(|log| snapshot.records.contains_key(&Key::Config(*log)));
+        for (key, record) in &snapshot.records {
+            if let (Key::Config(log), Record::Config(config)) = (key, &record.value) {
+                self.learn_config(*log, config);
+            }
+        }
         self.learn_segments(snapshot);
         self.forget_fences_but(|log| {
             snapshot.log(&Key::Log(log)).is_some_and(|record| record.value.deleted.is_none())

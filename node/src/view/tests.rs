@@ -1,7 +1,7 @@
 use super::*;
 use crate::fixture::{Fixture, Writer, applied, eventually, memory};
 use piculet_quorum::ids::{Chain, Epoch, Incarnation, Level, NodeId, Offset, Timestamp};
-use piculet_quorum::meta::{Member, PartRow, SegmentEnd, SegmentState, Txn, Write};
+use piculet_quorum::meta::{ConfigRecord, Member, PartRow, SegmentEnd, SegmentState, Txn, Write};
 use piculet_quorum::wire::message::Address;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -233,5 +233,30 @@ async fn a_damaged_record_of_a_segment_holds_up_nothing_else() {
     let state = SegmentState::Archived(end(5));
     applied(&fixture.meta, &put(&SegmentRecord { state, ..known })).await;
     eventually("what is sound is believed", || held(&core, 1).is_empty()).await;
+    view.abort();
+}
+
+#[tokio::test]
+async fn the_view_shows_which_logs_have_producers() {
+    let fixture = Fixture::new();
+    let ((core, life), (other, other_life)) = (fixture.core("a").await, fixture.core("b").await);
+    let members = [(&*core, life), (&*other, other_life)];
+    let known = || core.producers.lock().iter().map(|log| log.0).collect::<Vec<_>>();
+    let let_in = |log: u64| {
+        let key = Key::Config(LogId(log));
+        Txn::default().put(key, Record::Config(ConfigRecord { producers: true, ..ConfigRecord::default() }))
+    };
+    for log in 1..4 {
+        Writer::create(&fixture.meta, log, &members).await;
+    }
+    applied(&fixture.meta, &let_in(1)).await;
+    let view = following(&core);
+    eventually("it is in the first snapshot", || known() == [1]).await;
+    applied(&fixture.meta, &let_in(3)).await;
+    eventually("it is seen", || known() == [1, 3]).await;
+    let mut gone = Txn::default();
+    gone.writes.push(Write::Delete(Key::Config(LogId(1))));
+    applied(&fixture.meta, &gone).await;
+    eventually("it has gone with its log", || known() == [3]).await;
     view.abort();
 }
