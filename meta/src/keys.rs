@@ -33,6 +33,26 @@ pub(crate) struct Span {
     pub(crate) to: Vec<u8>,
 }
 
+/// How a key is spelt in etcd and sqlite behind its prefix, for messages that name it.
+#[must_use]
+pub fn spelt(key: &Key) -> String {
+    match key {
+        Key::Cluster => "cluster".to_owned(),
+        Key::Incarnation(node, level) => format!("incarnations/{node}/{level}"),
+        Key::Node(node) => format!("nodes/{node}"),
+        Key::Name(name) => format!("names/{name}"),
+        Key::Log(log) => format!("log/{:016x}", log.0),
+        Key::Config(log) => format!("config/{:016x}", log.0),
+        Key::Trim(log) => format!("trim/{:016x}", log.0),
+        Key::First(log) => format!("first/{:016x}", log.0),
+        Key::Segment(log, segment) => format!("seg/{:016x}/{:020}", log.0, segment.0),
+        Key::Part(log, segment, first) => {
+            format!("part/{:016x}/{:020}/{:020}", log.0, segment.0, first.0)
+        }
+        Key::Flush(log, segment) => format!("flush/{:016x}/{:020}", log.0, segment.0),
+    }
+}
+
 impl Keys {
     /// The keys under `/{prefix}/`.
     pub(crate) fn new(prefix: &str) -> Self {
@@ -41,22 +61,7 @@ impl Keys {
 
     /// How `key` is spelt.
     pub(crate) fn encode(&self, key: &Key) -> String {
-        let tail = match key {
-            Key::Cluster => "cluster".to_owned(),
-            Key::Incarnation(node, level) => format!("incarnations/{node}/{level}"),
-            Key::Node(node) => format!("nodes/{node}"),
-            Key::Name(name) => format!("names/{name}"),
-            Key::Log(log) => format!("log/{:016x}", log.0),
-            Key::Config(log) => format!("config/{:016x}", log.0),
-            Key::Trim(log) => format!("trim/{:016x}", log.0),
-            Key::First(log) => format!("first/{:016x}", log.0),
-            Key::Segment(log, segment) => format!("seg/{:016x}/{:020}", log.0, segment.0),
-            Key::Part(log, segment, first) => {
-                format!("part/{:016x}/{:020}/{:020}", log.0, segment.0, first.0)
-            }
-            Key::Flush(log, segment) => format!("flush/{:016x}/{:020}", log.0, segment.0),
-        };
-        format!("{}{tail}", self.root)
+        format!("{}{}", self.root, spelt(key))
     }
 
     /// The key that is spelt so, if this version knows one.

@@ -30,6 +30,7 @@ mod url;
 mod watch;
 
 pub use error::MetaError;
+pub use keys::spelt;
 pub use lease::Lease;
 pub use memory::MemoryStore;
 pub use options::MetaOptions;

@@ -54,6 +54,9 @@ pub struct Core {
     pub orphans: Mutex<BTreeSet<(LogId, SegmentNumber)>>,
     /// Logs whose settings have begun to allow a loss: what waits for that need not wait longer.
     pub allowed: Mutex<BTreeSet<LogId>>,
+    /// Logs whose settings let them have entries of producers, as far as this node knows:
+    /// that is never taken back. Locked after a log, where both are.
+    pub producers: Mutex<BTreeSet<LogId>>,
     lease: watch::Sender<Option<LeaseId>>,
     draining: watch::Sender<bool>,
     applied: AtomicU64,
@@ -138,6 +141,7 @@ impl Core {
             lives: Mutex::default(),
             orphans: Mutex::default(),
             allowed: Mutex::default(),
+            producers: Mutex::default(),
             lease: watch::Sender::new(None),
             draining: watch::Sender::new(false),
             applied: AtomicU64::new(0),

@@ -77,6 +77,8 @@ pub struct LogState {
     epoch: (Epoch, Time),
     /// The fence that was handed to the buffer last.
     fence: Fence,
+    /// Whether the log is known to take entries of producers.
+    takes_producers: bool,
 }
 
 /// The node's own part of one segment.
@@ -154,6 +156,7 @@ impl Logs {
                 deleted_at: None,
                 epoch: (fence.epoch, core.clock.now()),
                 fence,
+                takes_producers: false,
             });
             Arc::new(Log {
                 id: log,
@@ -271,6 +274,14 @@ impl LogState {
         let gone: Option<Vec<Time>> =
             self.segments.values().filter(same).map(|other| other.writer.gone_since()).collect();
         gone?.into_iter().max()
+    }
+
+    /// Whether the log's settings are known to let it have entries of producers. When they are not,
+    /// only a read of them tells.
+    #[must_use]
+    pub fn takes_producers(&mut self, core: &Core, log: LogId) -> bool {
+        self.takes_producers = self.takes_producers || core.producers.lock().contains(&log);
+        self.takes_producers
     }
 
     /// The log's epoch as far as it is known here, and since when it is.

@@ -8,11 +8,11 @@ mod tests;
 pub use life::{Life, Place, Taken, end_life, take_life};
 
 use crate::core::Core;
-use piculet_meta::{Lease, MetaError, Metadata};
+use piculet_meta::{Lease, MetaError, Metadata, spelt};
 use piculet_quorum::ids::{Incarnation, Level, NodeId, Nonce};
 use piculet_quorum::meta::{
-    IncarnationRecord, Key, NodeRecord, NodeState, RECORD_FORMAT, Range, Record, Snapshot, Txn, TxnOutcome,
-    Write, register,
+    Damage, IncarnationRecord, Key, NodeRecord, NodeState, RECORD_FORMAT, Range, Record, Snapshot, Txn,
+    TxnOutcome, Write, register,
 };
 use piculet_storage::BufferError;
 use std::sync::atomic::Ordering;
@@ -60,6 +60,9 @@ pub enum MembershipError {
         /// The name.
         node: NodeId,
     },
+    /// The record of a life is damaged.
+    #[error("{0} (key {key}), and this node does not start", key = spelt(&.0.key))]
+    Damaged(#[from] Damage),
     /// A buffer's directory does not take what is begun.
     #[error(transparent)]
     Buffer(#[from] BufferError),

@@ -117,7 +117,11 @@ pub(crate) async fn for_writer(core: &Core, log: LogId) -> Result<Option<Produce
             let value = ConfigRecord { producers: true, ..config.value };
             let txn = Txn::default().when(keys[1].clone(), config.revision);
             match core.meta.commit(&txn.put(keys[1].clone(), Record::Config(value))).await? {
-                TxnOutcome::Applied(_) => return Ok(Some(ProducersFrom { from: None, table: Vec::new() })),
+                TxnOutcome::Applied(_) => {
+                    // What the writer sends next may well be here before the node's watch shows this.
+                    core.producers.lock().insert(log);
+                    return Ok(Some(ProducersFrom { from: None, table: Vec::new() }));
+                }
                 TxnOutcome::Refused => continue,
             }
         }

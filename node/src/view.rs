@@ -237,12 +237,17 @@ fn changed(
                 membership::check_life(core, level, found)?;
             }
             (Key::Cluster, record) => check_cluster(core, record.as_ref())?,
-            (Key::Config(log), Some(Record::Config(config)))
-                if config.allow_loss && core.logs.get(log).is_some() =>
-            {
-                core.allowed.lock().insert(log);
+            (Key::Config(log), Some(Record::Config(config))) => {
+                core.learn_config(log, &config);
+                if config.allow_loss && core.logs.get(log).is_some() {
+                    core.allowed.lock().insert(log);
+                }
             }
-            // Other nodes, names and settings are read when they are asked for.
+            // With the last of its log, whose id is never used again.
+            (Key::Config(log), None) => {
+                core.producers.lock().remove(&log);
+            }
+            // Other nodes and names are read when they are asked for.
             _ => {}
         }
     }

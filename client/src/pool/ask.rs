@@ -38,14 +38,20 @@ impl Pool {
     /// number. The read is linearizable.
     ///
     /// # Errors
-    /// When no node answers; [`CallError::Gone`] when the log has been deleted.
+    /// When no node answers, or what it shows is damaged; [`CallError::Gone`] when the log has been
+    /// deleted.
     pub(crate) async fn view(
         &self,
         log: LogId,
         from: Option<SegmentNumber>,
     ) -> Result<Box<LogView>, CallError> {
         match self.call(&Request::ViewLog { log, from }).await? {
-            Response::View(Some(view)) if view.log == log && view.record.value.deleted.is_none() => Ok(view),
+            Response::View(Some(view)) if view.log == log && view.record.value.deleted.is_none() => {
+                // All that is done with it counts on its records. They may be put right, so whoever can
+                // waits for that, as while no node can tell.
+                view.check().map_err(|damage| CallError::NoNode(damage.to_string()))?;
+                Ok(view)
+            }
             Response::View(Some(view)) if view.log == log => Err(CallError::Gone(log)),
             Response::View(None) => Err(CallError::Gone(log)),
             _ => Err(mismatch("ViewLog")),

@@ -227,7 +227,7 @@ mod tests {
     use crate::testing::{Cluster, Faults, node_id, numbered, soon};
     use crate::{Client, ClientOptions, Error};
     use piculet_quorum::ids::{Epoch, Index, Offset, SegmentNumber};
-    use piculet_quorum::meta::{Key, Record, Seal, SegmentRecord, SegmentState};
+    use piculet_quorum::meta::{Key, LogRecord, Record, Seal, SegmentRecord, SegmentState};
     use std::time::Duration;
 
     const NODES: [&str; 3] = ["a", "b", "c"];
@@ -334,6 +334,8 @@ mod tests {
             let holders = vec![node_id("a"), node_id("b")];
             let state = SegmentState::Sealed(Seal { at, by_epoch: Epoch(2), holders, settled: true });
             meta.put(Key::Segment(log, SegmentNumber(0)), Record::Segment(SegmentRecord { state, ..record }));
+            let of_log = meta.record(log).value;
+            meta.put(Key::Log(log), Record::Log(LogRecord { next_base: Offset(3), ..of_log }));
         };
         let (tail, ()) = soon(async { tokio::join!(client.check_tail(&name), meanwhile) }).await;
         assert_eq!(tail.unwrap(), Offset(3));
@@ -344,16 +346,14 @@ mod tests {
         let cluster = Cluster::start(&NODES);
         let (client, name) = cluster.client_and_log().await;
         let writer = soon(client.take_over(&name)).await.unwrap();
-        for _ in 0..3 {
-            soon(writer.append("x")).await.unwrap();
-        }
-        {
-            let mut meta = cluster.shared.meta.lock();
-            let record = meta.segment(writer.log(), SegmentNumber(0)).unwrap().record.value;
-            let record = SegmentRecord { base: Offset(u64::MAX - 1), ..record };
-            meta.put(Key::Segment(writer.log(), SegmentNumber(0)), Record::Segment(record));
-        }
-        let error = soon(client.check_tail(&name)).await.unwrap_err();
-        assert!(matches!(error, Error::Damaged { index: Index(3), .. }), "{error}");
+        let segment = cluster.shared.meta.lock().segment(writer.log(), SegmentNumber(0)).unwrap();
+        let base = Offset(u64::MAX / 2);
+        let record = SegmentRecord { base, ..segment.record.value };
+        let of = |index| super::offset(SegmentNumber(0), &record, Index(index));
+        assert_eq!(of(u64::MAX - base.0).unwrap(), Offset(u64::MAX));
+        // A node may say anything of its tail.
+        let beyond = u64::MAX - base.0 + 1;
+        let error = of(beyond).unwrap_err();
+        assert!(matches!(error, Error::Damaged { index: Index(at), .. } if at == beyond), "{error}");
     }
 }

@@ -21,9 +21,12 @@ pub(crate) async fn complete(core: &Core, log: LogId, number: SegmentNumber) -> 
 async fn try_complete(core: &Core, log: LogId, number: SegmentNumber) -> Result<bool, UploadError> {
     let key = Key::Segment(log, number);
     let now = core.meta.read(std::slice::from_ref(&key), &[Range::Parts(log, number)]).await?;
-    // Parts that do not follow each other are reported by whoever holds the segment, or reads it.
+    // Damage is reported by whoever holds the segment, or reads it.
     let (Some(read), Ok(row)) = (now.segment(&key), now.row(log, number)) else { return Ok(true) };
     let segment = &read.value;
+    if row.check(log, number, segment).is_err() {
+        return Ok(true);
+    }
     let SegmentState::Sealed(seal) = &segment.state else { return Ok(true) };
     let (begins, at) = (row.end(segment), seal.at);
     if segment.loss.is_none() || segment.kept() != Some(begins.end) || begins.end == at.end {

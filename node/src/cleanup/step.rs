@@ -1,7 +1,7 @@
 //! What can be deleted of a log next.
 
 use crate::core::Core;
-use piculet_meta::MetaError;
+use piculet_meta::{MetaError, spelt};
 use piculet_quorum::ids::{LogId, SegmentNumber, Timestamp};
 use piculet_quorum::meta::delete::{delete_segment_of_deleted, delete_tombstone};
 use piculet_quorum::meta::trim::delete_first_segment;
@@ -114,6 +114,9 @@ pub(super) fn of(log: LogId, snapshot: &Snapshot, now: Timestamp) -> Step {
         // The newest segment stays, for the next one continues it.
         Some(_) if number.plus(1) == record.value.next_segment => None,
         Some(segment) => {
+            if let Err(damage) = segment.value.check(log, number) {
+                return Step::Damaged(format!("{damage} (key {})", spelt(&damage.key)));
+            }
             snapshot.trim(&Key::Trim(log)).and_then(|trim| delete_first_segment(log, &first, &trim, &segment))
         }
     };

@@ -2,9 +2,10 @@
 
 use super::{Fence, LocalSegment};
 use crate::core::Core;
+use piculet_meta::spelt;
 use piculet_quorum::batch::Place;
 use piculet_quorum::ids::{Epoch, Index, Level, LogId, SegmentNumber};
-use piculet_quorum::meta::{Key, SegmentRecord, SegmentState, Snapshot};
+use piculet_quorum::meta::{Damage, Key, SegmentRecord, SegmentState, Snapshot};
 use piculet_quorum::replica::Learned;
 use piculet_storage::{Contents, KeptSegment, Leftover, Position};
 
@@ -67,6 +68,15 @@ pub enum TakeUpError {
         /// Where the part begins.
         first: Index,
     },
+    /// The record of a segment is damaged.
+    #[error(
+        "{damage} (key {}); this node holds entries of that segment and does not start before that",
+        spelt(&damage.key)
+    )]
+    Record {
+        /// What is wrong with it.
+        damage: Damage,
+    },
 }
 
 impl Core {
@@ -120,6 +130,11 @@ impl Core {
         let Place { log, segment, epoch } = *buffer.place();
         let alive = snapshot.log(&Key::Log(log)).is_some_and(|record| record.value.deleted.is_none());
         let record = snapshot.segment(&Key::Segment(log, segment)).filter(|_| alive);
+        if let Some(record) = &record {
+            // Before it is asked whether the segment is this node's at all: what is held is not given
+            // back for a record that cannot be true.
+            record.value.check(log, segment).map_err(|damage| TakeUpError::Record { damage })?;
+        }
         let Some(record) = record.filter(|record| self.holds(level, &record.value)) else {
             buffer.remove();
             return Ok(false);
@@ -129,6 +144,7 @@ impl Core {
             return Err(TakeUpError::Epoch { log, segment, epoch, recorded });
         }
         let row = snapshot.row(log, segment).map_err(|first| TakeUpError::Parts { log, segment, first })?;
+        row.check(log, segment, &record.value).map_err(|damage| TakeUpError::Record { damage })?;
         let slot = self.logs.get_or_create(self, log, level);
         let mut state = slot.lock();
         let learned = state.replica.restore(segment, &record.value, row.end(&record.value), &kept);

@@ -2,11 +2,11 @@
 
 use super::Log;
 use crate::core::Core;
-use piculet_meta::MetaError;
+use piculet_meta::{MetaError, spelt};
 use piculet_quorum::ids::{Index, Level, LogId, Revision, SegmentNumber};
 use piculet_quorum::meta::{
-    FlushRecord, Key, LogRecord, PartRecord, PartRow, Range, Record, SegmentRecord, SegmentState, Snapshot,
-    StoreRevision, Versioned,
+    ConfigRecord, Damage, FlushRecord, Key, LogRecord, PartRecord, PartRow, Range, Record, SegmentRecord,
+    SegmentState, Snapshot, StoreRevision, Versioned,
 };
 use std::sync::Arc;
 
@@ -46,6 +46,10 @@ impl Core {
         let Some(record) = record.or_else(|| local.map(|local| &local.record)).cloned() else { return true };
         let mut row = local.map(|local| local.row.clone()).unwrap_or_default();
         let connected = parts.iter().all(|(first, part)| extend(&mut row, *first, part));
+        if let Err(damage) = row.check(log, number, &record.value) {
+            left_alone(&damage);
+            return true;
+        }
         state.learn(self, at, number, &record, row);
         drop(state);
         slot.notify_changed();
@@ -75,6 +79,14 @@ impl Core {
             self.learn_deleted(at, log);
         } else if let Some(slot) = self.logs.get(log) {
             slot.lock().learn_epoch(self, record.epoch);
+        }
+    }
+
+    /// Takes in a log's settings, be they older than what is known: what is taken from them is never
+    /// taken back.
+    pub fn learn_config(&self, log: LogId, config: &ConfigRecord) {
+        if config.producers {
+            self.producers.lock().insert(log);
         }
     }
 
@@ -130,6 +142,9 @@ impl Core {
         let snapshot = self.meta.read(&keys, &ranges).await?;
         let Some(record) = self.learn_existence(&snapshot, log) else { return Ok(None) };
         let slot = self.logs.get_or_create(self, log, level(&snapshot, log));
+        if let Some(config) = snapshot.config(&Key::Config(log)) {
+            self.learn_config(log, &config.value);
+        }
         self.learn_segments(&snapshot);
         self.learn_log(snapshot.at, log, &record.value);
         Ok(Some(slot))
@@ -189,7 +204,10 @@ impl Core {
             }
             let record = Versioned { revision: record.revision, value: segment.clone() };
             match snapshot.row(*log, *number) {
-                Ok(row) => self.learn_segment(snapshot.at, *log, *number, &record, row),
+                Ok(row) => match row.check(*log, *number, segment) {
+                    Ok(()) => self.learn_segment(snapshot.at, *log, *number, &record, row),
+                    Err(damage) => left_alone(&damage),
+                },
                 Err(first) => tracing::error!(
                     %log, segment = %number, %first,
                     "metadata are damaged: a part does not end behind its start; the segment is left alone"
@@ -200,6 +218,12 @@ impl Core {
 
     /// Takes in a snapshot of everything: also that what is not in it does not exist.
     pub fn learn_everything(&self, snapshot: &Snapshot) {
+        self.producers.lock().retain(|log| snapshot.records.contains_key(&Key::Config(*log)));
+        for (key, record) in &snapshot.records {
+            if let (Key::Config(log), Record::Config(config)) = (key, &record.value) {
+                self.learn_config(*log, config);
+            }
+        }
         self.learn_segments(snapshot);
         self.forget_fences_but(|log| {
             snapshot.log(&Key::Log(log)).is_some_and(|record| record.value.deleted.is_none())
@@ -239,6 +263,12 @@ pub(crate) fn extend(row: &mut PartRow, first: Index, part: &Versioned<PartRecor
         row.parts.push((first, part.clone()));
     }
     first < row.archived()
+}
+
+/// What is known of the segment stays as it was: nothing that is held here is given up for a record
+/// that cannot be true.
+fn left_alone(damage: &Damage) {
+    tracing::error!(key = spelt(&damage.key), %damage, "metadata are damaged: a segment stays as it was known");
 }
 
 /// The level of a log in a snapshot with its settings.

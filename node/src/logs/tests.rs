@@ -1,8 +1,8 @@
 use super::*;
-use crate::fixture::{Fixture, Writer, memory, used};
+use crate::fixture::{Fixture, Writer, applied, memory, used};
 use piculet_meta::Metadata;
 use piculet_quorum::ids::Timestamp;
-use piculet_quorum::meta::{Key, Txn, Write};
+use piculet_quorum::meta::{Key, Record, Txn, Write};
 use piculet_quorum::replica::Unanswered;
 use piculet_quorum::wire::message::{Address, Open, Refusal};
 use piculet_storage::Position;
@@ -141,4 +141,30 @@ async fn a_node_does_not_start_when_a_log_is_in_an_older_epoch_than_its_fence() 
     let why = fixture.core_fails("a").await;
     let expected = TakeUpError::Fenced { log: writer.log, fence: Epoch(2), recorded: Epoch(1) };
     assert_eq!(why.to_string(), expected.to_string());
+}
+
+#[tokio::test]
+async fn a_node_does_not_start_when_a_segment_that_it_holds_has_a_damaged_record() {
+    let fixture = Fixture::new();
+    let ((core, life), (other, other_life)) = (fixture.core("a").await, fixture.core("b").await);
+    let mut writer = Writer::create(&fixture.meta, 1, &[(&*core, life), (&*other, other_life)]).await;
+    let session = writer.open(&core).await;
+    writer.append(&[(&*core, session)], 100);
+    drop(core);
+    let key = Key::Segment(writer.log, writer.number);
+    let sound = fixture.snapshot().await.segment(&key).unwrap().value;
+    let put = |record: SegmentRecord| Txn::default().put(key.clone(), Record::Segment(record));
+    // Without the check this would say that the segment is nobody's, and what is here be forgotten.
+    applied(&fixture.meta, &put(SegmentRecord { ensemble: vec![], ..sound.clone() })).await;
+    let why = fixture.core_fails("a").await.to_string();
+    for expected in
+        ["segment 0 of log 1 has 0 members", "seg/0000000000000001/00000000000000000000", "does not start"]
+    {
+        assert!(why.contains(expected), "{why}");
+    }
+    applied(&fixture.meta, &put(sound)).await;
+    let (core, _) = fixture.core("a").await;
+    let slot = core.logs.get(writer.log).expect("the log is there");
+    let held = slot.lock().replica.marks(writer.number).map(|marks| marks.tail);
+    assert_eq!(held, Some(writer.end()), "it is as it was");
 }

@@ -175,7 +175,11 @@ impl<'a> LifeRecord<'a> {
     async fn read_again(&mut self) -> Result<(), MembershipError> {
         let key = Key::Incarnation(self.node.clone(), self.level);
         let snapshot = self.patience.read(self.meta, std::slice::from_ref(&key)).await?;
-        self.now = snapshot.incarnation(&key);
+        let now = snapshot.incarnation(&key);
+        if let Some(now) = &now {
+            now.value.check(self.node, self.level)?;
+        }
+        self.now = now;
         Ok(())
     }
 

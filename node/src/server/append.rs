@@ -81,10 +81,24 @@ struct Appends<'a> {
     slot: Option<Arc<Log>>,
     sessions: BTreeMap<SegmentNumber, Opening>,
     parser: Parser,
+    /// Whether the log's settings must be read, or have been, before an entry of a producer is
+    /// refused for good.
+    settings: Settings,
     /// The version of the log that was looked at last.
     looked: u64,
     /// Frames for the client.
     out: BytesMut,
+}
+
+/// What has been done to find out whether the log takes entries of producers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settings {
+    /// Nothing: what is known has been enough.
+    Unasked,
+    /// An append was refused for now: the settings are read with the next `Open`.
+    Wanted,
+    /// They were read since.
+    Read,
 }
 
 /// Where the stream is in its frames.
@@ -128,6 +142,7 @@ impl<'a> Appends<'a> {
             slot: None,
             sessions: BTreeMap::new(),
             parser: Parser { head: [0; APPEND_HEADERS_BYTES], head_len: 0, now: Now::Head },
+            settings: Settings::Unasked,
             looked: u64::MAX,
             out: BytesMut::with_capacity(4096),
         }
@@ -309,7 +324,8 @@ impl Appends<'_> {
         let Now::Batch { segment, commit, header, verifier, repeat } = &mut self.parser.now else { return };
         let (segment, commit, header, repeat) = (*segment, *commit, *header, *repeat);
         let part = piece.split_to(piece.len().min(verifier.body_left()));
-        let checked = verifier.feed(&part, |_| ());
+        let mut of_producer = false;
+        let checked = verifier.feed(&part, |entry| of_producer |= entry.producer.is_some());
         let left = verifier.body_left();
         let end = if left == 0 { Some(verifier.finish()) } else { None };
         // A fence, or another stream, may have come since the last piece: then what was staged is
@@ -319,11 +335,13 @@ impl Appends<'_> {
             self.parser.now = if left == 0 { Now::Head } else { Now::Skip(left) };
             return self.refuse_lost(state, segment);
         };
+        let checked = checked.map_err(|error| Refusal::Invalid(error.to_string()));
+        let checked = if of_producer { checked.and_then(|()| self.check_producers(state)) } else { checked };
         let Some(local) = state.segments.get_mut(&segment) else { return };
-        if let Err(error) = checked {
+        if let Err(refusal) = checked {
             local.buffer.discard();
             self.parser.now = if left == 0 { Now::Head } else { Now::Skip(left) };
-            return self.refuse(state, segment, Refusal::Invalid(error.to_string()));
+            return self.refuse(state, segment, refusal);
         }
         if !repeat {
             local.buffer.fill(&part);

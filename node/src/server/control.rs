@@ -6,11 +6,12 @@ use crate::core::Core;
 use crate::logs::Log;
 use crate::metrics;
 use crate::producers::TableError;
-use piculet_meta::MetaError;
+use piculet_meta::{MetaError, spelt};
 use piculet_quorum::ids::{LogId, LogName, NodeId, SegmentNumber};
 use piculet_quorum::limits::{LIST_PAGE, VIEW_SEGMENTS};
 use piculet_quorum::meta::{
-    Key, LogRecord, LogView, Range, Record, SegmentRecord, SegmentState, SegmentView, Snapshot, Versioned,
+    Damage, Key, LogRecord, LogView, Range, Record, SegmentRecord, SegmentState, SegmentView, Snapshot,
+    Versioned,
 };
 use piculet_quorum::replica::Unanswered;
 use piculet_quorum::wire::message::{
@@ -163,7 +164,9 @@ async fn view(
         return Err(Refusal::Unavailable(format!("metadata are damaged: log {log} has no trim record")));
     };
     let first_segment = snapshot.first(&keys[3]).map(|first| first.value.first_segment).unwrap_or_default();
-    Ok(Some(Box::new(LogView { log, record, config, trim, first_segment, segments })))
+    let view = LogView { log, record, config, trim, first_segment, segments };
+    view.check().map_err(|damage| damaged_record(&damage))?;
+    Ok(Some(Box::new(view)))
 }
 
 /// The segments in a snapshot of one log, as many as one view shows.
@@ -183,6 +186,11 @@ pub(super) fn existing(snapshot: &Snapshot, key: &Key) -> Option<Versioned<LogRe
 pub(super) fn damaged(log: LogId, segment: SegmentNumber, first: piculet_quorum::ids::Index) -> Refusal {
     let what = format!("part at {first} of segment {segment} of log {log} does not end behind its start");
     Refusal::Unavailable(format!("metadata are damaged: {what}"))
+}
+
+/// A record is not one that this protocol writes: it may be put right.
+pub(super) fn damaged_record(damage: &Damage) -> Refusal {
+    Refusal::Unavailable(format!("{damage} (key {})", spelt(&damage.key)))
 }
 
 /// Fences a segment held here; a fence is decided in `piculet_quorum::replica::fence`. It is
@@ -252,7 +260,7 @@ pub(super) fn refusal(error: MetaError) -> Refusal {
 mod tests {
     use super::*;
     use crate::fixture::{Fixture, Lossy, Writer, applied};
-    use piculet_quorum::ids::{Chain, Index, Timestamp};
+    use piculet_quorum::ids::{Chain, Index, Offset, Timestamp};
     use piculet_quorum::meta::{Loss, PartRecord, Seal, SegmentEnd, Txn};
     use tokio::runtime::Handle;
 
@@ -277,8 +285,12 @@ mod tests {
             };
             SegmentRecord { state: SegmentState::Sealed(seal), ..snapshot.segment(&key).unwrap().value }
         };
-        let record = sealed(&fixture.snapshot().await);
-        applied(&fixture.meta, &Txn::default().put(key.clone(), Record::Segment(record.clone()))).await;
+        let now = fixture.snapshot().await;
+        let record = sealed(&now);
+        let log_key = Key::Log(log);
+        let ended = LogRecord { next_base: Offset(4), ..now.log(&log_key).unwrap().value };
+        let seal = Txn::default().put(key.clone(), Record::Segment(record.clone()));
+        applied(&fixture.meta, &seal.put(log_key, Record::Log(ended))).await;
         let lost = SegmentRecord { loss: Some(Loss { from: Index(0), acknowledged: false }), ..record };
         let part = PartRecord { at, bytes: 1, encoder: 1, skip: true };
         meta.land_behind_the_next_read(
@@ -294,5 +306,26 @@ mod tests {
             assert_eq!(segment.archived.end, archived);
             assert_eq!(segment.record.value.loss.map(|loss| loss.from), loss);
         }
+    }
+
+    #[tokio::test]
+    async fn a_view_of_damaged_records_is_refused_with_the_key() {
+        let fixture = Fixture::new();
+        let (a, b) = (fixture.core("a").await, fixture.core("b").await);
+        let members = [(&*a.0, a.1), (&*b.0, b.1)];
+        let writer = Writer::create(&fixture.meta, 1, &members).await;
+        let other = Writer::create(&fixture.meta, 2, &members).await;
+        let (core, peers) = (Arc::clone(&a.0), fixture.peers(&a.0));
+        let shared = Shared { core, peers, background: Handle::current(), full: Arc::default() };
+        let key = Key::Segment(writer.log, writer.number);
+        let mut record = fixture.snapshot().await.segment(&key).unwrap().value;
+        record.ensemble.truncate(1);
+        applied(&fixture.meta, &Txn::default().put(key, Record::Segment(record))).await;
+        let refused = view(&shared, writer.log, None).await.unwrap_err();
+        let Refusal::Unavailable(why) = refused else { panic!("it may be put right: {refused:?}") };
+        for expected in ["segment 0 of log 1 has 1 members", "expected 2 to 3", "key seg/0000000000000001/"] {
+            assert!(why.contains(expected), "{why}");
+        }
+        assert!(view(&shared, other.log, None).await.is_ok(), "the other log is sound");
     }
 }

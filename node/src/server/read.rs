@@ -1,5 +1,6 @@
 //! Entries for readers and takeovers: from memory without a copy, else from object storage.
 
+use super::control::damaged_record;
 use super::{Shared, finish, respond};
 use crate::core::Core;
 use bytes::Bytes;
@@ -175,6 +176,7 @@ async fn archived(core: &Core, log: LogId, segment: SegmentNumber) -> Result<See
     let row = snapshot.row(log, segment).map_err(|first| {
         Refusal::Unavailable(format!("metadata are damaged: part at {first} does not end behind its start"))
     })?;
+    row.check(log, segment, &record.value).map_err(|damage| damaged_record(&damage))?;
     Ok(Seen { record, row })
 }
 

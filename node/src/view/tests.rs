@@ -1,7 +1,7 @@
 use super::*;
 use crate::fixture::{Fixture, Writer, applied, eventually, memory};
 use piculet_quorum::ids::{Chain, Epoch, Incarnation, Level, NodeId, Offset, Timestamp};
-use piculet_quorum::meta::{Member, PartRow, SegmentEnd, SegmentState, Txn, Write};
+use piculet_quorum::meta::{ConfigRecord, Member, PartRow, SegmentEnd, SegmentState, Txn, Write};
 use piculet_quorum::wire::message::Address;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -191,4 +191,72 @@ async fn a_log_in_an_older_epoch_than_its_fence_stops_the_node_and_a_late_snapsh
     let error = reset(&core, &fixture.snapshot().await).await.unwrap_err();
     let expected = ViewError::Fenced { log, fence: Epoch(2), found: Epoch(1) };
     assert_eq!(error.to_string(), expected.to_string());
+}
+
+#[tokio::test]
+async fn a_damaged_record_of_a_segment_holds_up_nothing_else() {
+    let fixture = Fixture::new();
+    let ((core, life), (other, other_life)) = (fixture.core("a").await, fixture.core("b").await);
+    let members = [(&*core, life), (&*other, other_life)];
+    let writer = Writer::create(&fixture.meta, 1, &members).await;
+    let sound = Writer::create(&fixture.meta, 2, &members).await;
+    let view = following(&core);
+    eventually("the first snapshot is taken in", || core.readiness.missing().len() == 2).await;
+    let key = Key::Segment(writer.log, writer.number);
+    let known = fixture.snapshot().await.segment(&key).unwrap().value;
+    let put = |record: &SegmentRecord| Txn::default().put(key.clone(), Record::Segment(record.clone()));
+    let mine = core.member(Level::Memory);
+    let (mut parts, mut archived) = (Key::Part(sound.log, sound.number, Index(0)), 0);
+    for ensemble in [vec![], vec![mine.clone()], vec![mine.clone(), mine]] {
+        applied(&fixture.meta, &put(&SegmentRecord { ensemble, ..known.clone() })).await;
+        archived += 3;
+        let next = Key::Part(sound.log, sound.number, Index(archived));
+        applied(&fixture.meta, &Txn::default().put(std::mem::replace(&mut parts, next), part(archived)))
+            .await;
+        eventually("the other log goes on", || held(&core, 2) == [(0, archived)]).await;
+        core.learn_everything(&fixture.snapshot().await);
+        core.refresh_segment(writer.log, writer.number).await.unwrap();
+        let slot = core.logs.get(writer.log).expect("the log is there");
+        assert_eq!(
+            slot.lock().replica.record(writer.number),
+            Some(&known),
+            "and the segment stays as it was"
+        );
+    }
+    // An end below what is archived frees nothing and drops nothing either.
+    applied(&fixture.meta, &put(&known).put(Key::Part(writer.log, writer.number, Index(0)), part(5))).await;
+    eventually("the record is as it was", || held(&core, 1) == [(0, 5)]).await;
+    let state = SegmentState::Archived(end(4));
+    let at = applied(&fixture.meta, &put(&SegmentRecord { state, ..known.clone() })).await;
+    eventually("it has been seen", || core.applied() >= StoreRevision(at.0)).await;
+    assert_eq!(held(&core, 1), [(0, 5)]);
+    let state = SegmentState::Archived(end(5));
+    applied(&fixture.meta, &put(&SegmentRecord { state, ..known })).await;
+    eventually("what is sound is believed", || held(&core, 1).is_empty()).await;
+    view.abort();
+}
+
+#[tokio::test]
+async fn the_view_shows_which_logs_have_producers() {
+    let fixture = Fixture::new();
+    let ((core, life), (other, other_life)) = (fixture.core("a").await, fixture.core("b").await);
+    let members = [(&*core, life), (&*other, other_life)];
+    let known = || core.producers.lock().iter().map(|log| log.0).collect::<Vec<_>>();
+    let let_in = |log: u64| {
+        let key = Key::Config(LogId(log));
+        Txn::default().put(key, Record::Config(ConfigRecord { producers: true, ..ConfigRecord::default() }))
+    };
+    for log in 1..4 {
+        Writer::create(&fixture.meta, log, &members).await;
+    }
+    applied(&fixture.meta, &let_in(1)).await;
+    let view = following(&core);
+    eventually("it is in the first snapshot", || known() == [1]).await;
+    applied(&fixture.meta, &let_in(3)).await;
+    eventually("it is seen", || known() == [1, 3]).await;
+    let mut gone = Txn::default();
+    gone.writes.push(Write::Delete(Key::Config(LogId(1))));
+    applied(&fixture.meta, &gone).await;
+    eventually("it has gone with its log", || known() == [3]).await;
+    view.abort();
 }

@@ -13,6 +13,7 @@
 //! | a node's start | [`register`] |
 //! | a node that will not come back | [`declare`] |
 
+mod damage;
 mod key;
 mod record;
 mod txn;
@@ -29,6 +30,8 @@ pub mod takeover;
 pub mod trim;
 mod view;
 
+pub use damage::Damage;
+pub(crate) use damage::FAR;
 pub use key::{Key, Range};
 pub use record::*;
 pub use txn::{LeaseId, Txn, TxnOutcome, Write};

@@ -15,12 +15,9 @@ use crate::meta::part::RecordPart;
 use crate::meta::seal::{CreateOne, SealOne, SealSegment, Unsound};
 use crate::meta::takeover::TakeOver;
 use crate::meta::trim::TrimLog;
-use crate::meta::{LogRecord, LogView, NodeRecord, NodeState, TxnOutcome, Versioned};
+use crate::meta::{FAR, LogRecord, LogView, NodeRecord, NodeState, TxnOutcome, Versioned};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// No number that a client proposes to count on from is above it: what comes behind never overflows.
-const FAR: u64 = u64::MAX / 2;
 
 /// First frame of a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -223,3 +223,38 @@ async fn a_reader_of_a_deleted_log_ends_with_an_error_that_says_so() {
     assert!(payloads.is_empty(), "{payloads:?}");
     assert!(matches!(&error, Some(Error::NotFound(gone)) if *gone == name), "{error:?}");
 }
+
+#[tokio::test]
+async fn damaged_metadata_are_an_error_until_they_are_put_right() {
+    let cluster = Cluster::start(&NODES);
+    let (client, name, writer) = three_segments(&cluster).await;
+    let (log, newest) = (writer.log(), SegmentNumber(2));
+    let sound = cluster.shared.meta.lock().segment(log, newest).unwrap().record.value;
+    let options = ClientOptions {
+        call_timeout: MEANWHILE,
+        read_timeout: MEANWHILE,
+        takeover_timeout: MEANWHILE,
+        ..cluster.options(&["a"])
+    };
+    let hasty = soon(Client::connect(options)).await.unwrap();
+    let put = |record: &SegmentRecord| {
+        cluster.shared.meta.lock().put(Key::Segment(log, newest), Record::Segment(record.clone()));
+    };
+    for (ensemble, base) in [
+        (vec![], sound.base),
+        (sound.ensemble[..1].to_vec(), sound.base),
+        (sound.ensemble.clone(), Offset(u64::MAX)),
+    ] {
+        put(&SegmentRecord { ensemble, base, ..sound.clone() });
+        let told = |error: Error| {
+            let text = error.to_string();
+            assert!(text.contains("metadata are damaged: the record of segment 2"), "{text}");
+        };
+        told(soon(hasty.check_tail(&name)).await.unwrap_err());
+        told(soon(hasty.read(&name, Start::Earliest, STOP)).await.map(|_| ()).unwrap_err());
+        told(soon(hasty.take_over(&name)).await.map(|_| ()).unwrap_err());
+    }
+    put(&sound);
+    assert_eq!(soon(client.check_tail(&name)).await.unwrap(), Offset(12));
+    assert_eq!(everything(&client, &name, Start::Earliest).await, numbered("x", 0..12));
+}

@@ -186,3 +186,18 @@ async fn a_life_is_ended_only_by_its_own_process() {
     assert!(!end_life(&fixture.meta, &core.id, Level::Memory, &life).await.unwrap());
     assert_eq!(recorded(&fixture.meta).await, now);
 }
+
+#[tokio::test]
+async fn a_damaged_record_of_a_life_is_not_counted_on_from() {
+    let (lossy, mut dir) = (Lossy::default(), Dir::default());
+    start(&lossy, &mut dir).await;
+    let (key, read) = (Key::Incarnation(node(), Level::Memory), recorded(&lossy).await);
+    let damaged = IncarnationRecord { incarnation: Incarnation(u64::MAX), ..read.value };
+    applied(&lossy.inner, &Txn::default().put(key, Record::Incarnation(damaged))).await;
+    let (node, advertise) = (node(), ["a:1".to_owned()]);
+    let place = Place { node: &node, advertise: &advertise, admin: "a:2" };
+    let why = take_life(&lossy, &place, Level::Memory, &mut dir).await.unwrap_err().to_string();
+    for expected in ["incarnation 18446744073709551615", "key incarnations/a/memory", "does not start"] {
+        assert!(why.contains(expected), "{why}");
+    }
+}

@@ -1,7 +1,7 @@
 //! What a stream of appends has opened: the rights that it has, what it is told of them, and their
 //! end.
 
-use super::Appends;
+use super::{Appends, Settings};
 use crate::logs::LogState;
 use crate::metrics;
 use piculet_quorum::ids::{Index, Level, SegmentNumber};
@@ -26,12 +26,16 @@ pub(super) struct Opening {
 
 impl Appends<'_> {
     /// Opens a segment, reading the metadata first where the replica asks for that. A repair may
-    /// start at what is archived, so it always wants to know that.
+    /// start at what is archived, so it always wants to know that. An entry of a producer that was
+    /// refused for now waits for the log's settings.
     pub(super) async fn open(&mut self, open: &Open) {
         let mut refreshed = false;
-        if open.repair {
+        if open.repair || self.settings == Settings::Wanted {
             if let Err(refusal) = self.refresh().await {
                 return self.tell_refused(open.at.segment, refusal);
+            }
+            if self.settings == Settings::Wanted {
+                self.settings = Settings::Read;
             }
             refreshed = true;
         }
@@ -97,6 +101,25 @@ impl Appends<'_> {
             Ok(None) => Err(Refusal::Deleted),
             Err(error) => Err(Refusal::Unavailable(error.to_string())),
         }
+    }
+
+    /// Whether an entry of a producer may come: the log's settings say so before the first one is
+    /// sent. The node's watch may not have shown that yet, so they are read before it is refused for
+    /// good.
+    pub(super) fn check_producers(&mut self, state: &mut LogState) -> Result<(), Refusal> {
+        if state.takes_producers(&self.shared.core, self.log) {
+            return Ok(());
+        }
+        let log = self.log;
+        if std::mem::replace(&mut self.settings, Settings::Wanted) != Settings::Read {
+            return Err(Refusal::Unavailable(format!(
+                "this node does not know yet that log {log} takes entries of producers; send the append again, and its settings are read first"
+            )));
+        }
+        self.settings = Settings::Unasked;
+        Err(Refusal::Invalid(format!(
+            "an entry of a producer for log {log}, whose settings do not say that it has any: ask a node for the log's table of producers before the first one is sent, which makes them say so"
+        )))
     }
 
     /// Acknowledges what has come since the last time; at a level that syncs, what has been synced.

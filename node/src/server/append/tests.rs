@@ -1,8 +1,11 @@
 use super::*;
 use crate::core::Core;
-use crate::fixture::{Fixture, Writer, memory};
+use crate::fixture::{Fixture, Writer, applied, memory};
 use crate::membership::Life;
-use piculet_quorum::ids::{Epoch, Timestamp};
+use piculet_quorum::batch::{BatchBuilder, BatchEnd, Place};
+use piculet_quorum::ids::{Chain, Epoch, Timestamp};
+use piculet_quorum::meta::{ConfigRecord, Key, Record, Txn};
+use piculet_quorum::producers::{Producer, ProducerId};
 use piculet_quorum::replica::Unanswered;
 use piculet_quorum::wire::message::{Address, Refused};
 use tokio::runtime::Handle;
@@ -134,4 +137,83 @@ async fn a_stream_is_told_that_its_log_was_deleted() {
     assert_eq!(stream.try_open(&open(core, &writer)).map(|_| ()), Err(Unanswered::NeedMetadata));
     stream.open(&open(core, &writer)).await;
     assert_eq!(refusals(&mut stream), [deleted]);
+}
+
+/// An append of a batch at the start of the segment: one entry without a producer, and one with it.
+fn append(writer: &Writer, producer: Option<u64>) -> Bytes {
+    let place = Place { log: writer.log, segment: writer.number, epoch: Epoch(1) };
+    let before = BatchEnd { chain: Chain(0), last_timestamp: Timestamp(0) };
+    let (mut builder, mut body) = (BatchBuilder::new(before), Vec::new());
+    builder.push(&[], &[7; 3000], Timestamp(1), &mut body);
+    let producer = producer.map(|id| Producer { id: ProducerId::new(id).unwrap(), sequence: 1 });
+    builder.push_of(producer.as_ref(), &[], &[8; 3000], Timestamp(1), &mut body);
+    let header = builder.header(Index(0), body.len());
+    let head = frame::append_head(&place, Index(0), header.bytes());
+    [&head[..], &header.encode(&place), &body].concat().into()
+}
+
+/// Opens the segment and appends, the bytes coming in pieces.
+async fn try_append(stream: &mut Appends<'_>, writer: &Writer, append: &Bytes) -> Vec<Refusal> {
+    let core = Arc::clone(&stream.shared.core);
+    stream.open(&open(&core, writer)).await;
+    for piece in append.chunks(1000) {
+        stream.take(Bytes::copy_from_slice(piece)).await.unwrap();
+    }
+    refusals(stream).into_iter().map(|refused| refused.why).collect()
+}
+
+fn tail(core: &Core, writer: &Writer) -> (Index, Index) {
+    let slot = core.logs.get(writer.log).unwrap();
+    let state = slot.lock();
+    let local = &state.segments[&writer.number];
+    (state.replica.marks(writer.number).unwrap().tail, local.buffer.tail())
+}
+
+/// As a node does for a writer before that sends the first entry of a producer.
+async fn let_producers_in(fixture: &Fixture, log: LogId) {
+    let key = Key::Config(log);
+    let read = fixture.snapshot().await.config(&key).unwrap();
+    let config = Record::Config(ConfigRecord { producers: true, ..read.value });
+    applied(&fixture.meta, &Txn::default().when(key.clone(), read.revision).put(key, config)).await;
+}
+
+#[tokio::test]
+async fn an_entry_of_a_producer_is_refused_in_a_log_whose_settings_have_none() {
+    let fixture = Fixture::new();
+    let (shared, _others, writer) = shared(&fixture).await;
+    let mut stream = Appends::new(&shared, writer.log, PEER);
+    let of_producer = append(&writer, Some(5));
+    for _ in 0..2 {
+        // The settings are read before it is refused for good, whatever was read before.
+        let refused = try_append(&mut stream, &writer, &of_producer).await;
+        assert!(matches!(&refused[..], [Refusal::Unavailable(why)] if why.contains("log 1 ")), "{refused:?}");
+        let refused = try_append(&mut stream, &writer, &of_producer).await;
+        assert!(matches!(&refused[..], [Refusal::Invalid(why)] if why.contains("log 1,")), "{refused:?}");
+        assert_eq!(tail(&shared.core, &writer), (Index(0), Index(0)), "nothing of it is kept");
+    }
+    assert_eq!(try_append(&mut stream, &writer, &append(&writer, None)).await, []);
+    assert_eq!(tail(&shared.core, &writer), (Index(2), Index(2)), "others are taken");
+}
+
+#[tokio::test]
+async fn an_entry_of_a_producer_is_taken_once_the_settings_are_known_to_allow_it() {
+    let fixture = Fixture::new();
+    let (shared, _others, writer) = shared(&fixture).await;
+    let of_producer = append(&writer, Some(5));
+    let_producers_in(&fixture, writer.log).await;
+    // The node's watch has not shown that yet, so it is read.
+    let mut stream = Appends::new(&shared, writer.log, PEER);
+    let refused = try_append(&mut stream, &writer, &of_producer).await;
+    assert!(matches!(&refused[..], [Refusal::Unavailable(_)]), "{refused:?}");
+    assert_eq!(try_append(&mut stream, &writer, &of_producer).await, []);
+    assert_eq!(tail(&shared.core, &writer), (Index(2), Index(2)));
+    drop(stream);
+
+    // At a node whose watch has shown it nothing need be read.
+    let fixture = Fixture::new();
+    let (shared, _others, writer) = self::shared(&fixture).await;
+    shared.core.learn_config(writer.log, &ConfigRecord { producers: true, ..ConfigRecord::default() });
+    let mut stream = Appends::new(&shared, writer.log, PEER);
+    assert_eq!(try_append(&mut stream, &writer, &append(&writer, Some(5))).await, []);
+    assert_eq!(tail(&shared.core, &writer), (Index(2), Index(2)));
 }
