@@ -600,12 +600,11 @@ mod tests {
         seal(&mut live).recovery = false;
         let refused = live.check(&Snapshot::default()).expect_err("a live writer knows what it has assigned");
         assert!(refused.0.contains("not recovering"), "{refused}");
-        // Without members there is nobody who could have forgotten.
-        let object = edited(|p| {
-            (seal(p).read.value.level, seal(p).read.value.ensemble) = (Level::Object, vec![]);
-            (seal(p).holders, seal(p).archived) = (vec![], Index(50));
+        let damaged = edited(|p| {
+            seal(p).read.value.ensemble.truncate(1);
+            seal(p).holders.truncate(1);
             seal(p).allowed_loss = Some(Revision(8));
         });
-        assert!(object.check(&Snapshot::default()).is_err());
+        assert!(damaged.check(&Snapshot::default()).is_err(), "an ensemble that has no quorum");
     }
 }
