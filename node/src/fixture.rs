@@ -343,8 +343,8 @@ impl Writer {
         let local = state.segments.get_mut(&self.number).expect("it was opened");
         local.buffer.begin(header).expect("there is room");
         local.buffer.fill(body);
-        local.buffer.publish(end, false);
         state.replica.stored(session, self.number, header, end).expect("it was admitted");
+        local.buffer.publish(end, !state.replica.has_writer(self.number));
     }
 
     /// Tells these members that everything is committed.

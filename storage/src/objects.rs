@@ -140,7 +140,7 @@ pub struct Objects {
     names: Names,
     store: Arc<dyn ObjectStore>,
     conditional_put: AtomicBool,
-    put_timeout: Duration,
+    timeout: Duration,
 }
 
 impl Objects {
@@ -160,10 +160,10 @@ impl Objects {
         prefix: Path,
         url: &str,
         cluster: Nonce,
-        put_timeout: Duration,
+        timeout: Duration,
     ) -> Self {
         let (url, names) = (url.to_owned(), Names::new(prefix));
-        Self { url, cluster, names, store, conditional_put: AtomicBool::new(false), put_timeout }
+        Self { url, cluster, names, store, conditional_put: AtomicBool::new(false), timeout }
     }
 
     /// The URL under which it was opened.
@@ -296,7 +296,7 @@ impl Objects {
             let size = found.meta.size;
             Ok((size, found.bytes().await?))
         };
-        let (size, tail) = match self.within(OBJECT_TIMEOUT, "get", &path, get).await {
+        let (size, tail) = match self.within("get", &path, get).await {
             Err(error) if is_missing(&error) => return Err(self.not_found(&path)),
             other => other?,
         };
@@ -329,7 +329,7 @@ impl Objects {
         let mut listing = self.store.list(Some(&root));
         loop {
             let next = async { listing.next().await.transpose() };
-            let Some(object) = self.within(OBJECT_TIMEOUT, "list", &root, next).await? else { break };
+            let Some(object) = self.within("list", &root, next).await? else { break };
             match self.names.parse_part(&object.location) {
                 Some(name) => parts.push(ListedPart { name, bytes: object.size }),
                 None => strangers += 1,
@@ -350,7 +350,7 @@ impl Objects {
     }
 
     async fn delete_object(&self, path: &Path) -> Result<(), ObjectError> {
-        match self.within(OBJECT_TIMEOUT, "delete", path, self.store.delete(path)).await {
+        match self.within("delete", path, self.store.delete(path)).await {
             Err(error) if is_missing(&error) => Ok(()),
             other => other,
         }
@@ -358,7 +358,7 @@ impl Objects {
 
     async fn put(&self, path: &Path, payload: PutPayload, mode: PutMode) -> Result<(), ObjectError> {
         let put = self.store.put_opts(path, payload, mode.into());
-        self.within(self.put_timeout, "put", path, put).await.map(|_| ())
+        self.within("put", path, put).await.map(|_| ())
     }
 
     /// The object at `path`, unless it is longer than any part.
@@ -368,7 +368,7 @@ impl Objects {
             let size = found.meta.size;
             if size > PART_OBJECT_BYTES_MAX { Ok(Err(size)) } else { found.bytes().await.map(Ok) }
         };
-        let found = match self.within(OBJECT_TIMEOUT, "get", path, get).await {
+        let found = match self.within("get", path, get).await {
             Err(error) if is_missing(&error) => return Err(self.not_found(path)),
             other => other?,
         };
@@ -414,11 +414,11 @@ impl Objects {
 
     async fn within<T>(
         &self,
-        limit: Duration,
         action: &'static str,
         path: &Path,
         call: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, ObjectError> {
+        let limit = self.timeout;
         match tokio::time::timeout(limit, call).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(source)) => Err(self.failed(action, path, source)),

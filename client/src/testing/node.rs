@@ -36,6 +36,8 @@ pub(crate) struct Faults {
     pub(crate) slow_marks: bool,
     /// What it has beyond this index is not at rest: it does not count when it is fenced.
     pub(crate) at_rest: Option<Index>,
+    /// It is fenced, and then reborn, before whoever fenced it goes on.
+    pub(crate) reborn_when_fenced: bool,
 }
 
 /// One log at one node.

@@ -165,7 +165,11 @@ impl Inside {
 
     fn fence(&self, at: &Address) -> Result<FenceOk, Refusal> {
         let fenced = self.with(at.log, |local| local.replica.fence(at)).map_err(refusal)?;
-        let at_rest = self.faults.lock().at_rest.unwrap_or(fenced.held);
+        let faults = *self.faults.lock();
+        if faults.reborn_when_fenced {
+            self.shared.meta.lock().move_incarnation(&self.id);
+        }
+        let at_rest = faults.at_rest.unwrap_or(fenced.held);
         Ok(FenceOk { held: fenced.held.min(at_rest), ..fenced })
     }
 

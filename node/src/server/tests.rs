@@ -8,13 +8,15 @@ use parking_lot::Mutex;
 use piculet_client::transport::{Connection, request};
 use piculet_quorum::batch::Place;
 use piculet_quorum::glossary::Marks;
-use piculet_quorum::ids::{Epoch, Incarnation, Index};
+use piculet_quorum::ids::{Epoch, Incarnation, Index, LogId, Timestamp};
 use piculet_quorum::wire::frame::{self, Ack};
 use piculet_quorum::wire::message::{Address, Open};
 use piculet_storage::journal::simulated::SimulatedDisk;
 
 const LEVEL: Level = Level::Disk;
 const LIMIT: Duration = Duration::from_secs(30);
+/// Bytes of a `Data` frame before its batches.
+const DATA_HEAD: usize = 32;
 
 /// What a client asks for, each of which rests on a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -323,4 +325,53 @@ async fn what_was_told_outlives_a_power_cut_at_every_write_and_sync() {
         cuts += 1;
     }
     assert!(cuts >= 2 * steps.len(), "{cuts} cuts are less than one at each write and sync");
+}
+
+impl Site {
+    /// What a node sends of the segment up to `to` to whoever fetches it, and how it ends.
+    async fn fetch(&self, at: Address, to: Index) -> (Vec<u8>, Option<Refusal>) {
+        let (mut send, receive) = self.connection.open_bi().await.unwrap();
+        send_message(&mut send, Kind::Request, &Request::Fetch { at, from: Index(0), to }).await.unwrap();
+        let (mut frames, mut bytes, mut refused) = (FrameReader::new(receive), Vec::new(), None);
+        while let Some((kind, body)) = frames.next().await.unwrap() {
+            match kind {
+                Kind::Data => bytes.extend_from_slice(&body[DATA_HEAD..]),
+                _ => match codec::decode(&body).unwrap() {
+                    Response::Refused(refusal) => refused = Some(refusal),
+                    other => panic!("{other:?}"),
+                },
+            }
+        }
+        (bytes, refused)
+    }
+}
+
+#[tokio::test]
+async fn only_the_takeover_that_fenced_a_segment_last_copies_it() {
+    let mut site = Site::new(3).await;
+    for step in [Step::Open, Step::Append, Step::Append, Step::Fence] {
+        site.ask(step).await;
+        site.told(step).await;
+    }
+    let (incarnation, end) = (site.incarnation(), site.writer.end());
+    let (log, segment) = (site.writer.log, site.writer.number);
+    let at = Address { log, segment, epoch: Epoch(2), incarnation };
+    assert_eq!(site.fetch(at, end).await, (site.writer.bytes.clone(), None));
+    let fenced = Refusal::Fenced { epoch: Epoch(2) };
+    let reborn = Refusal::WrongIncarnation { current: incarnation };
+    for (what, at, to, refusal) in [
+        ("an older epoch", Address { epoch: Epoch(1), ..at }, end, fenced.clone()),
+        ("one that has not fenced it", Address { epoch: Epoch(3), ..at }, end, fenced),
+        ("a later life", Address { incarnation: incarnation.plus(1), ..at }, end, reborn.clone()),
+        ("an earlier one", Address { incarnation: Incarnation(incarnation.0 - 1), ..at }, end, reborn),
+        ("beyond the tail", at, end.plus(1), Refusal::NotHere),
+        ("another segment", Address { segment: segment.plus(1), ..at }, end, Refusal::NotHere),
+        ("another log", Address { log: LogId(9), ..at }, end, Refusal::NotHere),
+    ] {
+        assert_eq!(site.fetch(at, to).await, (vec![], Some(refusal)), "{what}");
+    }
+    site.writer.delete(Timestamp(5)).await;
+    site.core.refresh_log(log).await.unwrap();
+    assert_eq!(site.fetch(at, end).await, (vec![], Some(Refusal::Deleted)));
+    site.end().await;
 }

@@ -415,4 +415,29 @@ mod tests {
         assert!(with("b", 2, 1) && !with("b", 2, 2), "one that was reborn speaks for nothing");
         assert!(with("b", 99, 2), "another revision is refused by the compare");
     }
+
+    #[test]
+    fn what_is_quoted_at_its_revision_is_quoted_as_it_is() {
+        let honest = proposal();
+        let mut now = Snapshot::default();
+        let log = Versioned { revision: Revision(20), value: Record::Log(honest.read.value.clone()) };
+        now.records.insert(Key::Log(honest.log), log);
+        let segment =
+            Versioned { revision: Revision(10), value: Record::Segment(honest.record.value.clone()) };
+        now.records.insert(Key::Segment(honest.log, NUMBER), segment);
+        assert_eq!(honest.check(&now), Ok(()));
+        for (what, forged) in [
+            ("a log's epoch", edited(|p| p.read.value.epoch = Epoch(9))),
+            ("its base", edited(|p| p.read.value.next_base = Offset(1000))),
+            ("a segment's end", edited(|p| seal(p).at.end = Index(90))),
+            ("its base", edited(|p| p.record.value.base = Offset(1000))),
+            ("its epoch", edited(|p| p.record.value.epoch = Epoch(0))),
+            ("its holders", edited(|p| (seal(p).holders, seal(p).settled) = (vec![], false))),
+            ("its level", edited(|p| p.record.value.level = Level::Disk)),
+        ] {
+            assert_eq!(forged.check(&Snapshot::default()), Ok(()), "{what}: it is sound in itself");
+            let refused = forged.check(&now).map_err(|unsound| unsound.0);
+            assert!(refused.is_err_and(|why| why.contains("not as proposed")), "{what}");
+        }
+    }
 }

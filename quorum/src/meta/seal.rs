@@ -528,4 +528,83 @@ mod tests {
             assert!(bad.check(&Snapshot::default()).is_err(), "{what}");
         }
     }
+
+    /// Metadata in which log and segment are as this proposal has them.
+    fn as_quoted(proposal: &SealSegment) -> Snapshot {
+        let mut now = Snapshot::default();
+        let (log, sealed) = (proposal.read.clone(), proposal.seal.as_ref().expect("it seals"));
+        let log = Versioned { revision: log.revision, value: Record::Log(log.value) };
+        now.records.insert(Key::Log(proposal.log), log);
+        let segment = sealed.read.clone();
+        let segment = Versioned { revision: segment.revision, value: Record::Segment(segment.value) };
+        now.records.insert(Key::Segment(proposal.log, sealed.segment), segment);
+        now
+    }
+
+    #[test]
+    fn what_is_quoted_at_its_revision_is_quoted_as_it_is() {
+        let now = as_quoted(&proposal());
+        assert_eq!(proposal().check(&now), Ok(()));
+        for (what, forged) in [
+            ("a log's base", edited(|p| p.read.value.next_base = Offset(1000))),
+            ("its chain", edited(|p| p.read.value.chain = Chain(1000))),
+            ("its epoch", edited(|p| p.read.value.epoch = Epoch(9))),
+            ("its writer", edited(|p| p.read.value.writer = Nonce(9))),
+            ("a segment's base", edited(|p| seal(p).read.value.base = Offset(1000))),
+            ("its epoch", edited(|p| seal(p).read.value.epoch = Epoch(0))),
+            ("its level", edited(|p| seal(p).read.value.level = Level::Disk)),
+            ("its ensemble", edited(|p| seal(p).read.value.ensemble.truncate(2))),
+        ] {
+            assert_eq!(forged.check(&Snapshot::default()), Ok(()), "{what}: it is sound in itself");
+            let refused = forged.check(&now).map_err(|unsound| unsound.0);
+            assert!(refused.is_err_and(|why| why.contains("not as proposed")), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_member_in_its_listed_life_has_not_moved() {
+        let alone = edited(|p| {
+            seal(p).holders.pop();
+            seal(p).moved = vec![(node("b"), Revision(2)), (node("c"), Revision(3))];
+            p.create = None;
+        });
+        assert!(alone.seal.as_ref().is_some_and(SealOne::settled), "with one holder");
+        let with_c_in = |incarnation| {
+            let mut now = Snapshot::default();
+            for (name, incarnation, revision) in [("b", 2, 2), ("c", incarnation, 3)] {
+                let life = IncarnationRecord { incarnation: Incarnation(incarnation), nonce: Nonce(1) };
+                let life = Versioned { revision: Revision(revision), value: Record::Incarnation(life) };
+                now.records.insert(Key::Incarnation(node(name), Level::Memory), life);
+            }
+            alone.check(&now)
+        };
+        assert_eq!(with_c_in(2), Ok(()));
+        let refused = with_c_in(1).expect_err("c may hold more");
+        assert!(refused.0.contains("node c"), "{refused}");
+    }
+
+    #[test]
+    fn no_machine_is_two_members() {
+        let twice = edited(|p| {
+            let ensemble = &mut create(p).ensemble;
+            ensemble[1] = ensemble[0].clone();
+        });
+        let refused = twice.check(&Snapshot::default()).expect_err("its word would be a quorum");
+        assert!(refused.0.contains("twice"), "{refused}");
+    }
+
+    #[test]
+    fn only_a_recovery_gives_up_what_may_have_been() {
+        let mut live = short(Some(Revision(8)));
+        live.read.value.epoch = Epoch(1);
+        seal(&mut live).recovery = false;
+        let refused = live.check(&Snapshot::default()).expect_err("a live writer knows what it has assigned");
+        assert!(refused.0.contains("not recovering"), "{refused}");
+        let damaged = edited(|p| {
+            seal(p).read.value.ensemble.truncate(1);
+            seal(p).holders.truncate(1);
+            seal(p).allowed_loss = Some(Revision(8));
+        });
+        assert!(damaged.check(&Snapshot::default()).is_err(), "an ensemble that has no quorum");
+    }
 }

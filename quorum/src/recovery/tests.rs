@@ -485,3 +485,32 @@ fn a_recovery_that_starts_over_at_any_step_finds_the_same_end() {
         assert_eq!((seal(&recovery).at, holders(&recovery).len()), (end_at(9), 2), "copied up to {copied}");
     }
 }
+
+#[test]
+fn a_copy_that_stops_short_of_the_end_makes_no_holder() {
+    let mut recovery = takeover(&["a", "b"], 0, &[("a", 1), ("b", 1)]);
+    fenced(&mut recovery, 1, "a", 5);
+    fenced(&mut recovery, 1, "b", 0);
+    recovery.handle_chain(ms(2), Index(0), Some(Chain(0)));
+    copy(&mut recovery);
+    recovery.handle_copied(ms(3), &node("b"), Index(4));
+    assert_eq!(recovery.outcome(), None, "b lacks the last entry");
+    assert_eq!(copy(&mut recovery), ("a".to_owned(), "b".to_owned(), 0, 5));
+    recovery.handle_copied(ms(4), &node("b"), Index(5));
+    assert_eq!(holders(&recovery), ["a", "b"]);
+}
+
+#[test]
+fn a_member_that_answers_from_an_earlier_life_has_not_forgotten_the_listed_one() {
+    let mut recovery = takeover(&["a", "b"], 0, &[("a", 1), ("b", 1)]);
+    fenced(&mut recovery, 1, "a", 5);
+    let earlier = |current| Err(Refusal::WrongIncarnation { current: Incarnation(current) });
+    for current in [0, 1] {
+        recovery.handle_fenced(ms(2), &node("b"), earlier(current));
+        assert_eq!(recovery.outcome(), None, "b may hold more than a");
+        assert_eq!(recovery.silent(), [node("b")], "it is asked again");
+    }
+    recovery.handle_fenced(ms(3), &node("b"), earlier(2));
+    let moved: Vec<_> = seal(&recovery).moved.iter().map(|(node, _)| node.as_str()).collect();
+    assert_eq!(moved, ["b"]);
+}

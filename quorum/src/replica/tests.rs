@@ -448,3 +448,12 @@ fn a_loss_is_learned_of_a_sealed_segment_and_only_lowered() {
     assert_eq!(replica.uploadable(ZERO), Some(Index(5)), "older records change nothing");
     assert_eq!(marks(&replica).commit, Index(0));
 }
+
+#[test]
+fn a_segment_is_fenced_in_a_later_epoch_than_its_own() {
+    let (mut replica, session) = written(3);
+    let refused = replica.fence(&address(3, 1));
+    assert!(matches!(refused, Err(Unanswered::Refused(Refusal::Invalid(_)))), "{refused:?}");
+    store(&mut replica, session, 10, 5).expect("its writer goes on");
+    assert_eq!(marks(&replica).writer_tail, Index(15));
+}

@@ -1,7 +1,7 @@
 use super::*;
 use crate::conformance::{check, sample};
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use object_store::memory::InMemory;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions,
@@ -31,6 +31,8 @@ enum Manner {
     Fails,
     /// Keeps something else than it was given.
     Garbles,
+    /// Answers puts, and nothing else.
+    Mute,
 }
 
 /// A store in memory that puts objects in some manner.
@@ -46,6 +48,12 @@ impl fmt::Display for Bad {
     }
 }
 
+impl Bad {
+    fn is_mute(&self) -> bool {
+        *self.manner.lock() == Manner::Mute
+    }
+}
+
 fn error(text: &'static str) -> object_store::Error {
     object_store::Error::Generic { store: "bad", source: text.into() }
 }
@@ -57,7 +65,7 @@ impl ObjectStore for Bad {
         let conditional = options.mode == PutMode::Create;
         let overwrite = PutOptions { mode: PutMode::Overwrite, ..options.clone() };
         match manner {
-            Manner::Honest => self.inner.put_opts(path, payload, options).await,
+            Manner::Honest | Manner::Mute => self.inner.put_opts(path, payload, options).await,
             Manner::IgnoresCondition => self.inner.put_opts(path, payload, overwrite).await,
             Manner::RefusesCondition if conditional => Err(object_store::Error::NotImplemented {
                 operation: "If-None-Match".to_owned(),
@@ -91,15 +99,18 @@ impl ObjectStore for Bad {
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        if self.is_mute() {
+            return std::future::pending().await;
+        }
         self.inner.get_opts(path, options).await
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(paths)
+        if self.is_mute() { stream::pending().boxed() } else { self.inner.delete_stream(paths) }
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        if self.is_mute() { stream::pending().boxed() } else { self.inner.list(prefix) }
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
@@ -113,7 +124,7 @@ impl ObjectStore for Bad {
 
 fn bad(manner: Manner) -> (Arc<Bad>, Objects) {
     let store = Arc::new(Bad { inner: InMemory::new(), manner: Mutex::new(manner) });
-    // Only a put that hangs can run into this: the others are complete when they are first polled.
+    // Only a call that hangs can run into this: the others are complete when they are first polled.
     let objects =
         Objects::over(store.clone(), Path::from("a/prefix"), "bad:", CLUSTER, Duration::from_millis(20));
     (store, objects)
@@ -226,4 +237,24 @@ async fn a_listing_leaves_out_what_is_no_part() {
     }
     let listed = objects.list().await.unwrap();
     assert_eq!(listed, [ListedPart { name: header.name(), bytes: part.bytes }]);
+}
+
+#[tokio::test]
+async fn every_call_ends_though_the_store_does_not_answer() {
+    let (store, objects) = bad(Manner::Honest);
+    let (header, part) = sample(&objects, LogId(1), 0, &[b"mine"]);
+    let name = header.name();
+    objects.put_part(&name, &part).await.unwrap();
+    *store.manner.lock() = Manner::Mute;
+    async fn end<T: fmt::Debug>(what: &str, call: impl Future<Output = Result<T, ObjectError>>) {
+        let ended = tokio::time::timeout(OBJECT_TIMEOUT, call).await;
+        let error = ended.unwrap_or_else(|_| panic!("{what} does not end")).unwrap_err();
+        assert!(matches!(error, ObjectError::TimedOut { .. }) && error.is_retryable(), "{what}: {error}");
+    }
+    end("get", objects.get_part(&name)).await;
+    end("a table of producers", objects.get_producers(&name, part.bytes)).await;
+    end("list", objects.list()).await;
+    end("the list of a log", objects.list_log(LogId(1))).await;
+    end("delete", objects.delete(&name)).await;
+    end("put", objects.put_part(&name, &part)).await;
 }

@@ -388,3 +388,19 @@ proptest! {
         process.restart(&lock);
     }
 }
+
+#[test]
+fn a_tail_beyond_all_chunks_is_found() {
+    let dir = scratch();
+    let (mut bytes, layout, _) = written(&dir);
+    let at = |offset: usize| u64::from_le_bytes(*bytes[offset..].first_chunk().unwrap());
+    let serial =
+        (0..layout.chunks).map(|chunk| at(layout.owner_at(chunk))).find(|owner| *owner != 0).unwrap();
+    let slot = (0..layout.slots).map(|slot| layout.slot_at(slot)).find(|slot| at(*slot) == serial).unwrap();
+    let copy = slot + 64 + (at(slot + 8) % 2) as usize * 64;
+    let position: u64 = 1 << 47;
+    let crc = crc32c::crc32c(&[serial.to_le_bytes(), position.to_le_bytes()].concat()) & 0xffff;
+    bytes[copy + 56..copy + 64].copy_from_slice(&(u64::from(crc) | position << 16).to_le_bytes());
+    let text = damage(&bytes).to_string();
+    assert!(text.contains("of its entries is missing"), "{text}");
+}

@@ -290,3 +290,20 @@ async fn a_node_is_declared_lost_when_it_is_not_registered_or_by_force() {
     let error = soon(client.declare_lost(&node_id("z"), level, true)).await.unwrap_err();
     assert!(error.to_string().contains("no node named z"), "{error}");
 }
+
+/// The lives that are compared are those from before the fences: an answer of another life is none.
+#[tokio::test]
+async fn what_a_member_answered_before_it_was_reborn_records_no_loss() {
+    let mut cluster = Cluster::start(&NODES);
+    drop(unsettled(&cluster).await);
+    cluster.start_node("c");
+    let (client, log) = (cluster.client().await, cluster.shared.meta.lock().log());
+    cluster.node("b").set_faults(Faults { reborn_when_fenced: true, ..Faults::default() });
+    let error = soon(client.record_loss(log, ZERO)).await.unwrap_err();
+    let Error::Lost { nodes, .. } = &error else { panic!("{error}") };
+    assert_eq!(
+        nodes.iter().cloned().collect::<std::collections::BTreeSet<_>>(),
+        ["b", "c"].map(node_id).into()
+    );
+    assert_eq!(cluster.shared.meta.lock().segment(log, ZERO).unwrap().record.value.loss, None);
+}

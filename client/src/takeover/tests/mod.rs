@@ -4,7 +4,8 @@ mod loss;
 mod open;
 mod recover;
 
-use super::take_over;
+use super::{Takeover, take_over};
+use crate::pool::Pool;
 use crate::store::Store;
 use crate::testing::{Cluster, Faults, Node, PATIENCE, log_name, node_id, numbered, read_all, soon};
 use crate::{Client, ClientOptions, Error, LogWriter, ReadOptions, Start};
@@ -139,7 +140,7 @@ async fn what_too_few_hold_is_copied() {
 /// A takeover from a client of its own.
 async fn take(cluster: &Cluster, name: &LogName, takeover_timeout: Duration) -> Result<super::Taken, Error> {
     let options = ClientOptions { takeover_timeout, ..cluster.options(&["a"]) };
-    let pool = crate::pool::Pool::new(&options).unwrap();
+    let pool = Pool::new(&options).unwrap();
     soon(take_over(&pool, &Store::new(&options), &options, name)).await
 }
 
@@ -203,4 +204,47 @@ async fn takeovers_at_the_same_time_leave_one_writer() {
         assert!(matches!(error, Error::Fenced { .. } | Error::Refused(_)), "{error}");
     }
     assert_eq!(everything(&client, &name).await, numbered("x", 0..4));
+}
+
+#[tokio::test]
+async fn who_was_taken_over_publishes_nothing_under_the_record_of_another() {
+    let cluster = Cluster::start(&["a", "b", "c"]);
+    let (client, name) = cluster.client_and_log().await;
+    append(&soon(client.take_over(&name)).await.unwrap(), &numbered("x", 0..3)).await;
+    let options = cluster.options(&["a"]);
+    let (pool, store) = (Pool::new(&options).unwrap(), Store::new(&options));
+    let takeover = soon(Takeover::find(&pool, &store, &options, &name)).await.unwrap();
+    let first = soon(takeover.claim()).await.unwrap();
+    let second = soon(takeover.claim()).await.unwrap();
+    assert_eq!((first.epoch, second.epoch), (Epoch(2), Epoch(3)));
+    let records = || {
+        let record = cluster.shared.meta.lock().record(takeover.log);
+        (record, state(&cluster, 0))
+    };
+    let before = records();
+    let taken = soon(takeover.take(&first)).await.map(drop);
+    for error in [taken.unwrap_err(), soon(takeover.seal(&first)).await.unwrap_err()] {
+        assert!(matches!(error, Error::TakeOver(_)), "{error}");
+        assert!(error.to_string().contains("took it over meanwhile, in epoch 3"), "{error}");
+    }
+    assert_eq!(records(), before, "nothing was changed");
+    assert_eq!(soon(takeover.take(&second)).await.unwrap().segment.value.base, Offset(3));
+}
+
+#[tokio::test]
+async fn an_epoch_that_another_made_is_not_taken_for_ones_own() {
+    let cluster = Cluster::start(&["a", "b", "c"]);
+    let (_, name) = cluster.client_and_log().await;
+    let options = cluster.options(&["a"]);
+    let (pool, store) = (Pool::new(&options).unwrap(), Store::new(&options));
+    let takeover = soon(Takeover::find(&pool, &store, &options, &name)).await.unwrap();
+    let record = || cluster.shared.meta.lock().record(takeover.log);
+    let read = record();
+    let theirs = soon(takeover.claim()).await.unwrap();
+    assert_eq!(soon(takeover.claim_from(read)).await.unwrap(), None);
+    assert_eq!(record().value, theirs);
+    // One's own, of which the answer was lost, is.
+    cluster.shared.meta.lock().lose_answers = 1;
+    let mine = soon(takeover.claim_from(record())).await.unwrap();
+    assert_eq!(mine, Some(record().value));
 }

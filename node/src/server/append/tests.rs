@@ -1,13 +1,15 @@
 use super::*;
 use crate::core::Core;
-use crate::fixture::{Fixture, Writer, applied, memory};
+use crate::fixture::{Fixture, Writer, applied, eventually, memory, used};
 use crate::membership::Life;
+use crate::server::control;
 use piculet_quorum::batch::{BatchBuilder, BatchEnd, Place};
 use piculet_quorum::ids::{Chain, Epoch, Timestamp};
 use piculet_quorum::meta::{ConfigRecord, Key, Record, Txn};
 use piculet_quorum::producers::{Producer, ProducerId};
 use piculet_quorum::replica::Unanswered;
-use piculet_quorum::wire::message::{Address, Refused};
+use piculet_quorum::wire::message::{Address, FenceOk, Refused, Request, Response};
+use piculet_storage::journal::simulated::SimulatedDisk;
 use tokio::runtime::Handle;
 
 const PEER: &str = "app at 127.0.0.1:9";
@@ -140,8 +142,8 @@ async fn a_stream_is_told_that_its_log_was_deleted() {
 }
 
 /// An append of a batch at the start of the segment: one entry without a producer, and one with it.
-fn append(writer: &Writer, producer: Option<u64>) -> Bytes {
-    let place = Place { log: writer.log, segment: writer.number, epoch: Epoch(1) };
+fn entries(writer: &Writer, producer: Option<u64>) -> Bytes {
+    let place = place(writer);
     let before = BatchEnd { chain: Chain(0), last_timestamp: Timestamp(0) };
     let (mut builder, mut body) = (BatchBuilder::new(before), Vec::new());
     builder.push(&[], &[7; 3000], Timestamp(1), &mut body);
@@ -182,7 +184,7 @@ async fn an_entry_of_a_producer_is_refused_in_a_log_whose_settings_have_none() {
     let fixture = Fixture::new();
     let (shared, _others, writer) = shared(&fixture).await;
     let mut stream = Appends::new(&shared, writer.log, PEER);
-    let of_producer = append(&writer, Some(5));
+    let of_producer = entries(&writer, Some(5));
     for _ in 0..2 {
         // The settings are read before it is refused for good, whatever was read before.
         let refused = try_append(&mut stream, &writer, &of_producer).await;
@@ -191,7 +193,7 @@ async fn an_entry_of_a_producer_is_refused_in_a_log_whose_settings_have_none() {
         assert!(matches!(&refused[..], [Refusal::Invalid(why)] if why.contains("log 1,")), "{refused:?}");
         assert_eq!(tail(&shared.core, &writer), (Index(0), Index(0)), "nothing of it is kept");
     }
-    assert_eq!(try_append(&mut stream, &writer, &append(&writer, None)).await, []);
+    assert_eq!(try_append(&mut stream, &writer, &entries(&writer, None)).await, []);
     assert_eq!(tail(&shared.core, &writer), (Index(2), Index(2)), "others are taken");
 }
 
@@ -199,7 +201,7 @@ async fn an_entry_of_a_producer_is_refused_in_a_log_whose_settings_have_none() {
 async fn an_entry_of_a_producer_is_taken_once_the_settings_are_known_to_allow_it() {
     let fixture = Fixture::new();
     let (shared, _others, writer) = shared(&fixture).await;
-    let of_producer = append(&writer, Some(5));
+    let of_producer = entries(&writer, Some(5));
     let_producers_in(&fixture, writer.log).await;
     // The node's watch has not shown that yet, so it is read.
     let mut stream = Appends::new(&shared, writer.log, PEER);
@@ -214,6 +216,164 @@ async fn an_entry_of_a_producer_is_taken_once_the_settings_are_known_to_allow_it
     let (shared, _others, writer) = self::shared(&fixture).await;
     shared.core.learn_config(writer.log, &ConfigRecord { producers: true, ..ConfigRecord::default() });
     let mut stream = Appends::new(&shared, writer.log, PEER);
-    assert_eq!(try_append(&mut stream, &writer, &append(&writer, Some(5))).await, []);
+    assert_eq!(try_append(&mut stream, &writer, &entries(&writer, Some(5))).await, []);
     assert_eq!(tail(&shared.core, &writer), (Index(2), Index(2)));
+}
+
+/// A batch of one entry, the first of the segment.
+fn batch(place: &Place, payload: &[u8]) -> Vec<u8> {
+    let (mut builder, mut body) =
+        (BatchBuilder::new(BatchEnd { chain: Chain(0), last_timestamp: Timestamp(0) }), Vec::new());
+    builder.push(&[], payload, Timestamp(1), &mut body);
+    [&builder.header(Index(0), body.len()).encode(place)[..], &body].concat()
+}
+
+/// The frame that carries a batch.
+fn append(place: &Place, batch: &[u8]) -> Bytes {
+    [&frame::append_head(place, Index(0), batch.len())[..], batch].concat().into()
+}
+
+fn place(writer: &Writer) -> Place {
+    Place { log: writer.log, segment: writer.number, epoch: Epoch(1) }
+}
+
+/// All that a node has of the segment, and up to where.
+fn stored(core: &Core, writer: &Writer) -> (Index, Vec<u8>) {
+    let slot = core.logs.get(writer.log).unwrap();
+    let state = slot.lock();
+    let buffer = &state.segments[&writer.number].buffer;
+    let run = buffer.read(Index(0), buffer.tail(), usize::MAX);
+    (state.replica.marks(writer.number).unwrap().tail, run.map_or_else(Vec::new, |run| run.pieces.concat()))
+}
+
+#[tokio::test]
+async fn the_rest_of_a_batch_is_refused_when_another_stream_or_a_fence_came_between() {
+    for fenced in [false, true] {
+        let fixture = Fixture::new();
+        let (shared, _others, writer) = shared(&fixture).await;
+        let (core, segment) = (&shared.core, writer.number);
+        let [first, second] = [1, 2].map(|byte| batch(&place(&writer), &[byte; 3000]));
+        let [said, other] = [&first, &second].map(|batch| append(&place(&writer), batch));
+        let mut old = Appends::new(&shared, writer.log, "old");
+        old.open(&open(core, &writer)).await;
+        old.take(said.slice(..1500)).await.unwrap();
+        assert_ne!(used(core), 0, "half of it is staged");
+        let mut at = open(core, &writer).at;
+        if fenced {
+            writer.take_over().await;
+            at.epoch = Epoch(2);
+            let answer = control::answer(&shared, Request::Fence(at)).await;
+            let empty = matches!(answer, Ok(Response::Fenced(FenceOk { tail: Index(0), .. })));
+            assert!(empty, "{answer:?}");
+            assert_eq!(used(core), 0, "what an older epoch was about to append is not here");
+        }
+        let mut new = Appends::new(&shared, writer.log, PEER);
+        new.open(&Open { at, repair: fenced }).await;
+        // Byte for byte: what the old stream sends would be of the length that the new one's lacks.
+        new.take(other.slice(..1500)).await.unwrap();
+        old.take(said.slice(1500..2500)).await.unwrap();
+        new.take(other.slice(1500..2000)).await.unwrap();
+        old.take(said.slice(2500..)).await.unwrap();
+        new.take(other.slice(2000..)).await.unwrap();
+        let why = if fenced { Refusal::Fenced { epoch: Epoch(2) } } else { Refusal::Superseded };
+        assert_eq!(refusals(&mut old), [Refused { segment, why }]);
+        assert_eq!(refusals(&mut new), []);
+        assert!(
+            stored(core, &writer) == (Index(1), second),
+            "fenced {fenced}: the new stream's, and nothing else"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_not_what_its_frame_says_is_refused_and_the_stream_goes_on() {
+    let fixture = Fixture::new();
+    let (shared, others, writer) = shared(&fixture).await;
+    let (core, segment) = (&shared.core, writer.number);
+    let members = [(&*others[0].0, others[0].1), (&*others[1].0, others[1].1)];
+    let another = Writer::create(&fixture.meta, 2, &members).await;
+    core.refresh_log(another.log).await.unwrap();
+    let sound = batch(&place(&writer), &[1; 3000]);
+    let longer = [&sound[..], &[0; 40]].concat();
+    let elsewhere = place(&another);
+    let mut stream = Appends::new(&shared, writer.log, PEER);
+    for (what, said) in [
+        ("a batch and more", append(&place(&writer), &longer)),
+        ("a batch of another log", append(&elsewhere, &batch(&elsewhere, &[2; 3000]))),
+    ] {
+        stream.open(&open(core, &writer)).await;
+        for piece in [said.slice(..1000), said.slice(1000..)] {
+            stream.take(piece).await.unwrap();
+        }
+        let refused = refusals(&mut stream);
+        let lengths = |why: &Refusal| matches!(why, Refusal::Invalid(why) if why.contains("lengths"));
+        assert!(
+            matches!(&refused[..], [refused] if refused.segment == segment && lengths(&refused.why)),
+            "{what}: {refused:?}"
+        );
+        assert_eq!(stored(core, &writer), (Index(0), vec![]), "{what}");
+    }
+    // The other log's segment has the number and epoch of this one's, and is not this one's.
+    let open_other = frame::message(Kind::Open, &open(core, &another)).unwrap();
+    stream.take(open_other.into()).await.unwrap();
+    let refused = refusals(&mut stream);
+    let of_the_other =
+        |why: &Refusal| matches!(why, Refusal::Invalid(why) if why.contains("is for log 1, not 2"));
+    assert!(matches!(&refused[..], [refused] if of_the_other(&refused.why)), "{refused:?}");
+    assert_eq!(sight(core, &another), (true, None), "nobody has written there");
+
+    stream.open(&open(core, &writer)).await;
+    stream.take(append(&place(&writer), &sound)).await.unwrap();
+    assert_eq!(refusals(&mut stream), []);
+    assert!(stored(core, &writer) == (Index(1), sound));
+}
+
+/// Sends the next batch of the segment.
+async fn append_next(stream: &mut Appends<'_>, writer: &mut Writer) {
+    let from = writer.bytes.len();
+    writer.append(&[], 1500);
+    stream.take(append(&place(writer), &writer.bytes[from..])).await.unwrap();
+    assert_eq!(refusals(stream), []);
+}
+
+#[tokio::test]
+async fn a_restart_tells_what_the_writer_appended_from_what_was_repaired() {
+    for level in [Level::Memory, Level::Disk] {
+        let (fixture, disks) = (Fixture::new(), [SimulatedDisk::new(1), SimulatedDisk::new(2)]);
+        let a = fixture.core_on(fixture.config("a"), &disks[0]).await;
+        let b = fixture.core_on(fixture.config("b"), &disks[1]).await;
+        let members = [&a, &b].map(|core| (&**core, core.life(level).unwrap()));
+        let mut writer = Writer::create_at(level, &fixture.meta, 1, &members).await;
+        let (log, number) = (writer.log, writer.number);
+        let (core, peers) = (Arc::clone(&a), fixture.peers(&a));
+        let shared = Shared { core, peers, background: Handle::current(), full: Arc::default() };
+        let marks = |core: &Core| {
+            core.count_synced(level);
+            let slot = core.logs.get(log).expect("it is held");
+            slot.lock().replica.marks(number).expect("it is held")
+        };
+        let (mut at, life) = (open(&a, &writer).at, a.incarnation(level).unwrap());
+        at.incarnation = life;
+        let mut stream = Appends::new(&shared, writer.log, PEER);
+        stream.open(&Open { at, repair: false }).await;
+        for _ in 0..2 {
+            append_next(&mut stream, &mut writer).await;
+        }
+        eventually("it is at rest", || marks(&a).writer_tail == Index(2)).await;
+        writer.take_over().await;
+        at.epoch = Epoch(2);
+        control::answer(&shared, Request::Fence(at)).await.unwrap();
+        let mut repair = Appends::new(&shared, writer.log, "a takeover");
+        repair.open(&Open { at, repair: true }).await;
+        append_next(&mut repair, &mut writer).await;
+        eventually("it is at rest", || marks(&a).held == Index(3)).await;
+        assert_eq!(marks(&a).writer_tail, Index(2));
+
+        drop((stream, repair));
+        drop((shared, a));
+        let a = fixture.core_on(fixture.config("a"), &disks[0]).await;
+        assert_eq!(a.incarnation(level), Some(life));
+        let after = marks(&a);
+        assert_eq!((after.held, after.writer_tail), (Index(3), Index(2)), "{level}");
+    }
 }

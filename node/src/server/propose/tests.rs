@@ -2,10 +2,15 @@ use super::*;
 use crate::core::Core;
 use crate::fixture::{Fixture, Lossy, Lost, Writer, applied as carried_out};
 use crate::membership::Life;
+use crate::server::control;
 use piculet_quorum::ids::{Chain, Index, Level, Nonce, Timestamp};
+use piculet_quorum::meta::configure::ConfigureLog;
+use piculet_quorum::meta::declare::DeclareLost;
+use piculet_quorum::meta::loss::RecordLoss;
 use piculet_quorum::meta::seal::{CreateOne, SealSegment};
-use piculet_quorum::meta::{Record, SegmentEnd, SegmentRecord, Txn, TxnOutcome};
+use piculet_quorum::meta::{Record, SegmentEnd, SegmentRecord, Txn, TxnOutcome, Versioned};
 use piculet_quorum::replica::Session;
+use piculet_quorum::wire::message::Request;
 use tokio::runtime::Handle;
 
 struct Site {
@@ -66,6 +71,51 @@ impl Site {
         let buffer = &state.segments[&self.writer.number].buffer;
         let end = buffer.end();
         SegmentEnd { end: buffer.tail(), chain: end.chain, last_timestamp: end.last_timestamp }
+    }
+
+    /// Has the segment sealed with the other node as its only holder, which is then reborn. Returns
+    /// what would be proposed of the two entries that this node lacks.
+    async fn loss(&mut self) -> RecordLoss {
+        let (b, life) = &self.members[1];
+        for _ in 0..2 {
+            self.writer.append(&[(&**b, self.sessions[1])], 10);
+        }
+        self.writer.take_over().await;
+        self.writer.seal_as_takeover(&[(&**b, *life)]).await;
+        self.fixture.displace(b).await;
+        let (log, segment) = (self.writer.log, self.writer.number);
+        let now = self.fixture.snapshot().await;
+        let revision = |node: &Arc<Core>| {
+            now.incarnation(&Key::Incarnation(node.id.clone(), Level::Memory)).unwrap().revision
+        };
+        let record = now.segment(&Key::Segment(log, segment)).unwrap();
+        let member = record.value.ensemble[0].clone();
+        let mut loss = RecordLoss {
+            log,
+            read: now.log(&Key::Log(log)).unwrap(),
+            segment,
+            record,
+            archived: Index(0),
+            moved: vec![(b.id.clone(), revision(b))],
+            answers: vec![],
+            allowed: None,
+        };
+        let at = loss.fence(&member);
+        let fenced = match control::answer(&self.shared, Request::Fence(at)).await {
+            Ok(Response::Fenced(fenced)) => fenced,
+            other => panic!("{other:?}"),
+        };
+        loss.handle_fenced(&member, revision(&self.members[0].0), &at, &fenced).unwrap();
+        loss
+    }
+
+    /// Proposes what must be refused for good, and looks that nothing is committed for it.
+    async fn refuses(&self, what: &str, proposal: Proposal) {
+        // A commit, should there be one, would be of unknown outcome.
+        self.meta.lose([Some(Lost::Request)]);
+        let outcome = self.propose(proposal).await;
+        assert!(matches!(outcome, Err(Refusal::Invalid(_))), "{what}: {outcome:?}");
+        assert_eq!(self.meta.plan.lock().drain(..).count(), 1, "{what}: it was committed");
     }
 
     async fn trim(&self, to: u64) -> Result<Response, Refusal> {
@@ -271,4 +321,73 @@ async fn a_search_ends_with_whoever_waits_for_it_and_only_a_few_run() {
     let ended = tokio::time::timeout(std::time::Duration::from_secs(20), ended).await;
     assert!(matches!(ended, Ok(Err(_))), "it runs on: {ended:?}");
     assert_eq!(owned(&here, &slots, async { 3 }).await, Ok(3));
+}
+
+#[tokio::test]
+async fn nothing_is_committed_that_quotes_other_records_than_there_are_at_their_revisions() {
+    let mut site = Site::new().await;
+    for _ in 0..3 {
+        site.append(10);
+    }
+    site.writer.commit(&[(&*site.shared.core, site.sessions[0])]);
+    assert!(applied(&site.trim(2).await));
+    let honest = site.seal(site.end(), Index(0)).await;
+    let (log, now) = (site.writer.log, site.fixture.snapshot().await);
+    let mut read = honest.read.clone();
+    read.value.next_base = Offset(1000);
+    let takeover = TakeOver { log, read: read.clone(), writer: Nonce(3), holder: Some("me".to_owned()) };
+    site.refuses("a takeover", Proposal::TakeOver(takeover)).await;
+    let delete = DeleteLog { log, read: read.clone(), writer: Nonce(3), at: wall_clock() };
+    site.refuses("a deletion", Proposal::Delete(delete)).await;
+    let of_the_log = SealSegment { read, ..honest.clone() };
+    site.refuses("a seal, of the log", Proposal::Seal(Box::new(of_the_log))).await;
+    let mut of_the_segment = honest.clone();
+    of_the_segment.seal.as_mut().unwrap().read.value.base = Offset(1000);
+    site.refuses("a seal, of the segment", Proposal::Seal(Box::new(of_the_segment))).await;
+    let mut of_members = honest;
+    of_members.seal.as_mut().unwrap().read.value.ensemble.reverse();
+    site.refuses("a seal, of its members", Proposal::Seal(Box::new(of_members))).await;
+    let mut read = now.trim(&Key::Trim(log)).unwrap();
+    read.value.trim_offset = Offset(0);
+    site.refuses("a trim back", Proposal::Trim(TrimLog { log, read, to: Offset(1) })).await;
+    let mut read = now.config(&Key::Config(log)).unwrap();
+    read.value.durability = Level::Disk;
+    let config = read.value.clone();
+    site.refuses("other settings", Proposal::Configure(ConfigureLog { log, read, config })).await;
+    let node = site.shared.core.id.clone();
+    let life = now.incarnation(&Key::Incarnation(node.clone(), Level::Memory)).unwrap();
+    let read = Versioned { revision: life.revision, value: life.value.incarnation.plus(5) };
+    let declare = DeclareLost { node, level: Level::Memory, read, nonce: Nonce(3), force: true };
+    site.refuses("a life", Proposal::DeclareLost(declare)).await;
+
+    let honest = site.loss().await;
+    let mut of_the_log = honest.clone();
+    of_the_log.read.value.epoch = of_the_log.read.value.epoch.plus(5);
+    site.refuses("a loss, of the log", Proposal::RecordLoss(Box::new(of_the_log))).await;
+    let mut of_the_segment = honest.clone();
+    of_the_segment.record.value.base = Offset(1000);
+    site.refuses("a loss, of the segment", Proposal::RecordLoss(Box::new(of_the_segment))).await;
+    let recorded = site.propose(Proposal::RecordLoss(Box::new(honest))).await;
+    assert!(applied(&recorded), "{recorded:?}");
+}
+
+#[tokio::test]
+async fn no_loss_is_recorded_of_a_tombstone() {
+    let mut site = Site::new().await;
+    let mut loss = site.loss().await;
+    site.writer.delete(Timestamp(5)).await;
+    loss.read = site.fixture.snapshot().await.log(&Key::Log(site.writer.log)).unwrap();
+    assert_eq!(site.propose(Proposal::RecordLoss(Box::new(loss))).await, Err(Refusal::Deleted));
+}
+
+#[tokio::test]
+async fn a_loss_that_claims_more_to_be_archived_than_is_is_refused() {
+    let mut site = Site::new().await;
+    let mut loss = site.loss().await;
+    loss.archived = Index(1);
+    let refused = site.propose(Proposal::RecordLoss(Box::new(loss.clone()))).await.unwrap_err();
+    assert!(refused.to_string().contains("is archived up to 0, not 1"), "{refused}");
+    loss.archived = Index(0);
+    let recorded = site.propose(Proposal::RecordLoss(Box::new(loss))).await;
+    assert!(applied(&recorded), "{recorded:?}");
 }
