@@ -162,7 +162,7 @@ async fn a_reader_that_had_read_what_is_lost_is_told_where_the_log_goes_on() {
         let writer = soon(client.take_over(&name)).await.unwrap();
         append(&writer, &numbered("x", 0..read)).await;
         drop(writer);
-        let follow = ReadOptions { follow: true, ..ReadOptions::default() };
+        let follow = ReadOptions { follow: true };
         let mut reader = soon(client.read(&name, Start::Earliest, follow)).await.unwrap();
         assert_eq!(crate::testing::read_some(&mut reader, read).await, numbered("x", 0..read));
         {
