@@ -33,7 +33,7 @@ fn known_bugs_are_found() {
 }
 
 /// Each with the invariants of which it breaks one, whichever a seed meets first.
-const BUGS: [(Mutation, &[&str]); 12] = [
+const BUGS: [(Mutation, &[&str]); 13] = [
     (Mutation::TailUnfenced, &["I1", "I2"]),
     (Mutation::SmallestTail, &["I1", "I2", "tail"]),
     (Mutation::SecondTail, &["I1", "I2"]),
@@ -46,4 +46,5 @@ const BUGS: [(Mutation, &[&str]); 12] = [
     (Mutation::GoesOnAfterSeal, &["I6"]),
     (Mutation::AcksUnsettled, &["I11", "I12"]),
     (Mutation::CountsUnsynced, &["I11", "I12"]),
+    (Mutation::LossBelowTrim, &["I10"]),
 ];

@@ -39,8 +39,8 @@ pub enum Item {
     LossPossible {
         /// The offset from which on entries may be lost.
         from: Offset,
-        /// Where the log goes on. The same as `from` when nobody knows how many there were: their
-        /// offsets were given out again.
+        /// Where the log goes on. Nobody may know how many there were: the offsets from here on were
+        /// given out again, and this may be the same as `from`.
         to: Offset,
     },
 }

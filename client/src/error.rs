@@ -195,7 +195,7 @@ pub enum Error {
     LossPossible {
         /// The offset from which on entries may be lost.
         from: Offset,
-        /// Where the log goes on: the same when nobody knows how many there were.
+        /// Where the log goes on: it may be the same, for nobody may know how many there were.
         to: Offset,
     },
     /// What came is not what was written, whichever node it came from. It is not the end of the log:

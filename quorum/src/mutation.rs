@@ -29,6 +29,8 @@ pub enum Mutation {
     UploadsOwnTail,
     /// A takeover that may lose entries ends a segment below what is archived.
     EndsBelowArchive,
+    /// A takeover that may lose entries ends a segment below the trim offset.
+    LossBelowTrim,
     /// A member of a sealed segment says what it holds, for a loss, without fencing.
     LossUnfenced,
     /// A loss is counted by tails that may not be durable.

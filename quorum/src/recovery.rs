@@ -10,8 +10,8 @@ mod tests;
 
 use crate::ids::{Chain, Epoch, Index, LogId, NodeId, Revision, SegmentNumber};
 use crate::limits::{ACK_QUORUM, RECOVERY_GRACE, RECOVERY_SILENCE};
-use crate::meta::seal::SealOne;
-use crate::meta::{SegmentEnd, SegmentRecord, Versioned};
+use crate::meta::seal::{AllowedLoss, SealOne};
+use crate::meta::{SegmentEnd, SegmentRecord, TrimRecord, Versioned};
 use crate::mutation::{Mutation, on};
 use crate::quorums::{self, Fenced};
 use crate::time::{Span, Time};
@@ -70,8 +70,8 @@ pub struct Recovery {
     safe: Option<Time>,
     /// The end that R4 found.
     end: Option<SegmentEnd>,
-    /// The revision of the log's settings, when these allow a loss.
-    allow_loss: Option<Revision>,
+    /// The revision of the log's settings, when these allow a loss, and how far it is trimmed.
+    allow_loss: Option<(Revision, Versioned<TrimRecord>)>,
     /// Whether the end is only the most that is left, for too few members know where it was.
     short: bool,
     /// Chains that a longer member must confirm: (index, chain that a shorter one has there).
@@ -181,9 +181,9 @@ impl Recovery {
 
     /// The log's settings, as of this revision, allow a loss: when too many members have forgotten
     /// the segment, it is sealed at the most that is left of it, once everybody who has not forgotten
-    /// has been fenced.
-    pub fn allow_loss(&mut self, now: Time, config: Revision) {
-        self.allow_loss = Some(config);
+    /// has been fenced. The end is never below the offset up to which the log is trimmed.
+    pub fn allow_loss(&mut self, now: Time, config: Revision, trim: Versioned<TrimRecord>) {
+        self.allow_loss = Some((config, trim));
         if matches!(self.outcome, Some(RecoveryOutcome::Lost { .. })) {
             self.outcome = None;
         }
@@ -482,15 +482,19 @@ impl Recovery {
             MemberState::Fenced(_) => false,
             MemberState::Moved => true,
         });
+        let leave = self.allow_loss.clone().filter(|_| self.short);
+        let allowed_loss = leave.map(|(config, trim)| AllowedLoss { config, trim, from: at.end });
+        // What is left is not more because the segment ends further on.
+        let end = allowed_loss.as_ref().map_or(at.end, |loss| loss.end(self.record.value.base));
         self.outcome = Some(RecoveryOutcome::Seal(Box::new(SealOne {
             segment: self.number,
             read: self.record.clone(),
-            at,
+            at: SegmentEnd { end, ..at },
             holders: holders.iter().filter_map(|node| with(node)).collect(),
             moved: moved.iter().filter_map(with).collect(),
             archived: self.archived.end,
             recovery: true,
-            allowed_loss: self.allow_loss.filter(|_| self.short),
+            allowed_loss,
         })));
     }
 

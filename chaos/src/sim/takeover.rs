@@ -175,7 +175,7 @@ impl World {
                 let segment = (number, open.record.clone());
                 let mut recovery = Recovery::new(now, options, LOG, epoch, segment, open.archived, nodes);
                 if let Some(config) = view.allows_loss() {
-                    recovery.allow_loss(now, config);
+                    recovery.allow_loss(now, config, view.trim.clone());
                 }
                 takeover.recovery = Some(recovery);
                 self.drive_recovery(me);

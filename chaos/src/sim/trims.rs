@@ -1,7 +1,6 @@
 //! Old entries that nobody wants any more: T4, T5, and the objects afterwards.
 
 use super::events::Event;
-use super::loss::Losses;
 use super::schedule::Hazard;
 use super::store::LOG;
 use super::upload::{ObjectName, name};
@@ -15,12 +14,7 @@ impl World {
     pub(crate) fn trim_tick(&mut self) {
         let period = self.rng.between(100 * MS, 900 * MS);
         self.schedule(period, Event::TrimTick);
-        let (read, mut visible) = (self.store.now.trim(), self.truth.seen_to());
-        if self.losses == Losses::Any {
-            // What is visible and not archived may be lost, and its offsets given out again.
-            let unarchived = self.store.unarchived().next().map(|(_, record)| record.base.0);
-            visible = visible.min(unarchived.unwrap_or(visible));
-        }
+        let (read, visible) = (self.store.now.trim(), self.truth.seen_to());
         if self.store.away || visible <= read.value.trim_offset.0 {
             return;
         }

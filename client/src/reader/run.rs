@@ -247,24 +247,26 @@ impl Reading {
 
     /// The chain at the end of a segment that has been read: what was read must lead to it.
     async fn end_of(&mut self, number: SegmentNumber, segment: &Segment) -> Result<Option<Chain>, Stop> {
+        let of = |record: &SegmentRecord| record.state.end().copied().zip(record.kept());
         let known = self.view.as_ref().and_then(|view| {
             let record = &view.segments.get(&number)?.record.value;
             // What was read before the loss was recorded does not tell of it.
-            record.state.end().filter(|_| record.loss.map(|loss| loss.from) == segment.loss())
+            of(record).filter(|_| record.loss.map(|loss| loss.from) == segment.loss())
         });
         let end = match known {
-            Some(end) => Some(*end),
+            Some(end) => Some(end),
             None => {
                 let view = self.newest_view(number).await?;
-                let end = view.segments.get(&number).and_then(|s| s.record.value.state.end().copied());
+                let end = view.segments.get(&number).and_then(|s| of(&s.record.value));
                 self.view = Some(view);
                 end
             }
         };
         // A segment that was deleted meanwhile cannot be compared any more.
-        let Some(end) = end else { return Ok(segment.chain()) };
+        let Some((end, kept)) = end else { return Ok(segment.chain()) };
         match segment.chain() {
-            Some(chain) if segment.next() == end.end && chain != end.chain => {
+            // Whoever has read what was lost afterwards may have come to the end with another chain.
+            Some(chain) if segment.next() == end.end && kept == end.end && chain != end.chain => {
                 let what = format!("the chain is {chain}, the metadata say {}", end.chain);
                 Err(Error::Damaged { segment: number, index: end.end, what }.into())
             }
@@ -286,7 +288,9 @@ impl Reading {
             return Err(Error::Damaged { segment: at.segment, index: end, what }.into());
         };
         let from = from.max(self.floor).min(to);
-        let gap = if loss.acknowledged && (from < to || loss.from == end) {
+        // Of what was acknowledged nobody may know how far it went: that concerns also who has read to
+        // the end, or wants nothing from before it.
+        let gap = if loss.acknowledged {
             Item::LossPossible { from, to }
         } else if from < to {
             Item::Skipped { from, to }

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::options::ClientOptions;
 use crate::pool::Pool;
 use piculet_quorum::ids::{Index, LogId, LogName, Offset, SegmentNumber, Timestamp};
-use piculet_quorum::meta::LogView;
+use piculet_quorum::meta::{LogView, SegmentRecord};
 
 /// A place in a log, as readers know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,38 +73,40 @@ pub(super) async fn plan(
 }
 
 /// The segment and index of an offset below the tail. With `or_later`, what has been deleted
-/// meanwhile is passed over; and of segments that start at the offset it is the first, for of an empty
-/// one a loss may have to be told.
+/// meanwhile is passed over; and of segments that begin at the offset it is the first, for of an empty
+/// one a loss may have to be told, as of one that ends there.
 async fn locate(
     search: &Search<'_>,
     newest: &LogView,
     offset: Offset,
     or_later: bool,
 ) -> Result<LogPlace, Error> {
+    // With whether it is one that begins there: an earlier page may have another.
     let holds = |view: &LogView| {
-        let first = view.segments.iter().find(|(_, s)| or_later && s.record.value.base == offset);
-        let below = || view.segments.iter().rev().find(|(_, s)| s.record.value.base <= offset);
-        first.or_else(below).and_then(|(number, s)| {
-            let index = offset.index_in(s.record.value.base)?;
-            Some(LogPlace { segment: *number, index })
-        })
+        let segments = view.segments.iter().map(|(number, s)| (*number, &s.record.value));
+        let mut begun = segments.clone().filter(|_| or_later);
+        let first = begun.find_map(|(number, record)| Some((number, begin(record, offset)?)));
+        let below = || segments.rev().find_map(|(n, record)| Some((n, offset.index_in(record.base)?)));
+        let found = first.or_else(below);
+        found.map(|(segment, index)| (LogPlace { segment, index }, first.is_some()))
     };
-    let first_of = |place: &LogPlace| or_later && place.index == Index(0);
-    if let Some(place) = holds(newest).filter(|at| !first_of(at) || at.segment == newest.first_segment) {
+    if let Some((place, first)) = holds(newest)
+        && (!first || place.segment == newest.first_segment)
+    {
         return Ok(place);
     }
     let mut from = newest.first_segment;
     let mut found = None;
     loop {
         let page = search.view(Some(from)).await?;
-        if !found.as_ref().is_some_and(first_of) {
+        if !found.is_some_and(|(_, first)| first) {
             found = holds(&page).or(found);
         }
         let beyond = page.segments.values().any(|s| s.record.value.base > offset);
         let next = super::following(&page).filter(|next| *next > from && !beyond);
         match (next, found, page.segments.first_key_value()) {
             (Some(next), ..) => from = next,
-            (None, Some(place), _) => return Ok(place),
+            (None, Some((place, _)), _) => return Ok(place),
             (None, None, first) if or_later => {
                 let segment = first.map_or(page.record.value.next_segment, |(number, _)| *number);
                 return Ok(LogPlace { segment, index: Index(0) });
@@ -115,6 +117,17 @@ async fn locate(
             }
         }
     }
+}
+
+/// Where to begin in a segment that starts at an offset, or that ends there with a loss: what was
+/// acknowledged from the offset on may be among it.
+fn begin(record: &SegmentRecord, offset: Offset) -> Option<Index> {
+    if record.base == offset {
+        return Some(Index(0));
+    }
+    let lossy = record.loss.is_some_and(|loss| loss.acknowledged);
+    let end = record.state.end().filter(|_| lossy)?.end;
+    record.kept().filter(|_| Offset::checked_of(record.base, end) == Some(offset))
 }
 
 /// The start of the segment before whose end the first entry lies that is not older than `wanted`:

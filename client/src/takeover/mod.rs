@@ -180,9 +180,7 @@ impl<'a> Takeover<'a> {
                     let (record, segment) = (view.record.clone(), segment.record.clone());
                     return Ok(Taken { log: self.log, name: self.name.clone(), record, number, segment });
                 }
-                Some((number, segment)) => {
-                    Some(self.recover(claimed.epoch, number, segment, view.allows_loss()).await?)
-                }
+                Some((number, segment)) => Some(self.recover(claimed.epoch, number, segment, &view).await?),
                 None => None,
             };
             if let Some(taken) = self.publish(&view, seal).await? {
@@ -200,7 +198,7 @@ impl<'a> Takeover<'a> {
         loop {
             let view = self.view_of_ours(claimed).await?;
             let Some((number, segment)) = view.open_segment() else { return Ok(()) };
-            let seal = self.recover(claimed.epoch, number, segment, view.allows_loss()).await?;
+            let seal = self.recover(claimed.epoch, number, segment, &view).await?;
             if self.publish_end(&view, seal).await? {
                 return Ok(());
             }

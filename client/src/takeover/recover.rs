@@ -8,9 +8,9 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use piculet_quorum::batch::Place;
-use piculet_quorum::ids::{Chain, Epoch, Index, Level, NodeId, Revision, SegmentNumber};
-use piculet_quorum::meta::SegmentView;
+use piculet_quorum::ids::{Chain, Epoch, Index, Level, NodeId, SegmentNumber};
 use piculet_quorum::meta::seal::SealOne;
+use piculet_quorum::meta::{LogView, SegmentView};
 use piculet_quorum::recovery::{Recovery, RecoveryOutcome, RecoveryRequest};
 use piculet_quorum::time::{Span, Time};
 use piculet_quorum::wire::message::{Address, FenceOk, Nodes, Refusal, Request, Response};
@@ -33,13 +33,14 @@ enum Answer {
 }
 
 impl Takeover<'_> {
-    /// Fences the segment, finds its end and has enough members hold it.
+    /// Fences the segment, finds its end and has enough members hold it. Whether a loss is allowed, and
+    /// how far the log is trimmed, stands in the view.
     pub(super) async fn recover(
         &self,
         epoch: Epoch,
         number: SegmentNumber,
         segment: &SegmentView,
-        allow_loss: Option<Revision>,
+        view: &LogView,
     ) -> Result<SealOne, Error> {
         if segment.record.value.level == Level::Object {
             return Ok(archived(number, segment));
@@ -50,8 +51,8 @@ impl Takeover<'_> {
         let at = (number, segment.record.clone());
         let options = self.options.recovery;
         let mut recovery = Recovery::new(now(), options, self.log, epoch, at, segment.archived, nodes);
-        if let Some(config) = allow_loss {
-            recovery.allow_loss(now(), config);
+        if let Some(config) = view.allows_loss() {
+            recovery.allow_loss(now(), config, view.trim.clone());
         }
         let place = Place { log: self.log, segment: number, epoch: segment.record.value.epoch };
         let mut running: FuturesUnordered<BoxFuture<'_, Answer>> = FuturesUnordered::new();

@@ -140,7 +140,7 @@ fn say(proposal: &Proposal, outcome: TxnOutcome) {
         Proposal::Seal(seal) => {
             if let Some(one) = seal.seal.as_ref().filter(|one| one.allowed_loss.is_some()) {
                 tracing::error!(
-                    log = %seal.log, segment = %one.segment, from = %one.at.end,
+                    log = %seal.log, segment = %one.segment, from = %one.kept(),
                     "too many members have forgotten a segment: it was sealed at what is left of it, and \
                      acknowledged entries behind that may be lost, as the log's settings allow"
                 );
@@ -198,12 +198,12 @@ fn check_archived(
 /// Checks a seal against what this node holds itself.
 fn check_chain(shared: &Shared, log: LogId, one: &SealOne) -> Result<(), Refusal> {
     let Some(slot) = shared.core.logs.get(log) else { return Ok(()) };
-    let here = slot.lock().segments.get(&one.segment).map(|local| local.buffer.chain_at(one.at.end));
+    // Where a loss begins the chain is that of the end: nothing follows.
+    let index = one.kept();
+    let here = slot.lock().segments.get(&one.segment).map(|local| local.buffer.chain_at(index));
     match here {
-        Some(ChainAt::Boundary(chain)) if chain != one.at.chain => {
-            Err(Refusal::Conflict { index: one.at.end })
-        }
-        Some(ChainAt::Inside) => Err(Refusal::Conflict { index: one.at.end }),
+        Some(ChainAt::Boundary(chain)) if chain != one.at.chain => Err(Refusal::Conflict { index }),
+        Some(ChainAt::Inside) => Err(Refusal::Conflict { index }),
         _ => Ok(()),
     }
 }

@@ -3,10 +3,10 @@
 //! `next_base` in the log's record is the only source of a segment's base.
 
 use super::{
-    Key, LogRecord, Loss, Member, Record, Seal, SegmentEnd, SegmentRecord, SegmentState, Snapshot, Txn,
-    Versioned, Write,
+    Key, LogRecord, Loss, Member, Record, Seal, SegmentEnd, SegmentRecord, SegmentState, Snapshot,
+    TrimRecord, Txn, Versioned, Write,
 };
-use crate::ids::{Index, Level, LogId, NodeId, Revision, SegmentNumber};
+use crate::ids::{Index, Level, LogId, NodeId, Offset, Revision, SegmentNumber};
 use crate::limits::ACK_QUORUM;
 use crate::mutation::{Mutation, on};
 use crate::quorums::{fence_quorum, fits};
@@ -34,7 +34,7 @@ pub struct SealOne {
     pub read: Versioned<SegmentRecord>,
     /// Where it ends.
     pub at: SegmentEnd,
-    /// Members that hold everything below the end, with the revision of their incarnation record.
+    /// Members that hold all that is [kept](Self::kept), with the revision of their incarnation record.
     pub holders: Vec<(NodeId, Revision)>,
     /// Members whose incarnation has moved, with the revision of their incarnation record.
     pub moved: Vec<(NodeId, Revision)>,
@@ -42,10 +42,21 @@ pub struct SealOne {
     pub archived: Index,
     /// Whether this is a takeover: then no part may have started at `archived` since it was read.
     pub recovery: bool,
-    /// The revision of the log's settings that allow a loss, when so many members have forgotten the
-    /// segment that the others cannot tell any more where it ended: then it ends at the most that is
-    /// left of it, and entries beyond that may be lost.
-    pub allowed_loss: Option<Revision>,
+    /// What a loss rests on, when so many members have forgotten the segment that the others cannot
+    /// tell any more where it ended: entries beyond the most that is left of it may be lost.
+    pub allowed_loss: Option<AllowedLoss>,
+}
+
+/// What a seal rests on that gives up what may have been behind the most that is left of a segment.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct AllowedLoss {
+    /// The revision of the log's settings, which allow it.
+    pub config: Revision,
+    /// The log's trim record as it was read. It is put again as it is, so that a trim which was
+    /// checked against the longer log is refused when it lands after the seal.
+    pub trim: Versioned<TrimRecord>,
+    /// The most that is left: below it nothing is lost.
+    pub from: Index,
 }
 
 /// The segment that is created.
@@ -64,15 +75,32 @@ pub struct CreateOne {
 #[error("the proposal is not sound: {0}")]
 pub struct Unsound(pub String);
 
+impl AllowedLoss {
+    /// Where a segment that starts at `base` ends: behind all that is left of it, and not below the
+    /// trim offset, for no offset below that is ever given out again.
+    #[must_use]
+    pub fn end(&self, base: Offset) -> Index {
+        let trimmed = self.trim.value.trim_offset.index_in(base);
+        let trimmed = trimmed.filter(|_| !on(Mutation::LossBelowTrim));
+        self.from.max(trimmed.unwrap_or_default())
+    }
+}
+
 impl SealOne {
-    /// Whether everything below the end is safe from now on: enough hold it, or everybody else has
+    /// Below it the segment has all of its entries: its end, or where its loss begins.
+    #[must_use]
+    pub fn kept(&self) -> Index {
+        self.allowed_loss.as_ref().map_or(self.at.end, |loss| loss.from)
+    }
+
+    /// Whether everything that is kept is safe from now on: enough hold it, or everybody else has
     /// provably forgotten it.
     #[must_use]
     pub fn settled(&self) -> bool {
         let holders = self.holders.len();
         holders >= ACK_QUORUM
             || (on(Mutation::OneCopySettles) && holders > 0)
-            || self.archived == self.at.end
+            || self.archived == self.kept()
             || holders > 0 && holders + self.moved.len() == self.read.value.ensemble.len()
     }
 
@@ -83,7 +111,7 @@ impl SealOne {
             let holders = self.holders.iter().map(|(node, _)| node.clone()).collect();
             SegmentState::Sealed(Seal { at: self.at, by_epoch, holders, settled: self.settled() })
         };
-        let loss = self.allowed_loss.map(|_| Loss { from: self.at.end, acknowledged: true });
+        let loss = self.allowed_loss.as_ref().map(|loss| Loss { from: loss.from, acknowledged: true });
         SegmentRecord { state, loss, ..self.read.value.clone() }
     }
 }
@@ -145,8 +173,10 @@ impl SealSegment {
             if seal.recovery {
                 txn = txn.when(Key::Part(self.log, seal.segment, seal.archived), Revision(0));
             }
-            if let Some(config) = seal.allowed_loss {
-                txn = txn.when(Key::Config(self.log), config);
+            if let Some(AllowedLoss { config, trim, .. }) = &seal.allowed_loss {
+                let key = Key::Trim(self.log);
+                txn = txn.when(Key::Config(self.log), *config).when(key.clone(), trim.revision);
+                txn = txn.put(key, Record::Trim(trim.value.clone()));
             }
         }
         if let (Some(create), Some((number, record))) = (&self.create, created) {
@@ -220,11 +250,11 @@ impl SealSegment {
         if seal.recovery == (seal.read.value.epoch == self.read.value.epoch) {
             return fail(format!("segment {number} is sealed as the wrong kind: recovery {}", seal.recovery));
         }
-        if seal.at.end < seal.archived && !on(Mutation::EndsBelowArchive) {
-            return fail(format!("end {} is below what is archived, {}", seal.at.end, seal.archived));
+        if seal.kept() < seal.archived && !on(Mutation::EndsBelowArchive) {
+            return fail(format!("end {} is below what is archived, {}", seal.kept(), seal.archived));
         }
-        if seal.holders.is_empty() && seal.at.end > seal.archived {
-            return fail(format!("nobody holds segment {number} up to {}", seal.at.end));
+        if seal.holders.is_empty() && seal.kept() > seal.archived {
+            return fail(format!("nobody holds segment {number} up to {}", seal.kept()));
         }
         let ensemble = &seal.read.value.ensemble;
         let mut counted: Vec<&NodeId> =
@@ -255,7 +285,7 @@ impl SealSegment {
 
     /// A seal that gives up what may have been lies on the log's settings, and on what is left.
     fn check_loss(&self, seal: &SealOne, now: &Snapshot) -> Result<(), Unsound> {
-        let Some(config) = seal.allowed_loss else { return Ok(()) };
+        let Some(loss) = &seal.allowed_loss else { return Ok(()) };
         let (fail, number) = (|what: String| Err(Unsound(what)), seal.segment);
         let members = seal.read.value.ensemble.len();
         if !seal.recovery || members < ACK_QUORUM {
@@ -265,11 +295,24 @@ impl SealSegment {
             return fail(format!("enough members of segment {number} know where it ended: nothing is lost"));
         }
         if !seal.settled() {
-            return fail(format!("a member of segment {number} that is left does not hold it up to its end"));
+            return fail(format!("a member of segment {number} that is left does not hold all that is kept"));
         }
         let current = now.config(&Key::Config(self.log));
-        if current.is_some_and(|current| current.revision == config && !current.value.allow_loss) {
+        if current.is_some_and(|current| current.revision == loss.config && !current.value.allow_loss) {
             return fail(format!("the settings of log {} allow no loss", self.log));
+        }
+        let current = now.trim(&Key::Trim(self.log));
+        if current.is_some_and(|current| current.revision == loss.trim.revision && current != loss.trim) {
+            return fail(format!("the trim record of log {} is not as proposed", self.log));
+        }
+        let end = loss.end(seal.read.value.base);
+        if seal.at.end != end {
+            let trimmed = loss.trim.value.trim_offset;
+            return fail(format!(
+                "segment {number} has entries up to {} and log {} is trimmed to offset {trimmed}: it ends \
+                 at {end}, not at {}",
+                loss.from, self.log, seal.at.end
+            ));
         }
         Ok(())
     }
@@ -376,11 +419,13 @@ mod tests {
 
     #[test]
     fn every_record_that_is_put_is_compared() {
-        let txn = proposal().txn();
-        for write in &txn.writes {
-            let Write::Put(key, _) = write else { panic!("only puts: {write:?}") };
-            assert!(txn.compares.iter().any(|(compared, _)| compared == key), "{key:?}");
+        for txn in [proposal().txn(), trimmed().txn()] {
+            for write in &txn.writes {
+                let Write::Put(key, _) = write else { panic!("only puts: {write:?}") };
+                assert!(txn.compares.iter().any(|(compared, _)| compared == key), "{key:?}");
+            }
         }
+        let txn = proposal().txn();
         let guard = Key::Part(LogId(7), SegmentNumber(3), Index(30));
         assert!(txn.compares.contains(&(guard, Revision(0))), "a takeover is guarded against new parts");
     }
@@ -423,8 +468,14 @@ mod tests {
         assert!(settled(&["a"], &["b", "c"]));
     }
 
+    fn leave(from: u64, trim_offset: u64) -> AllowedLoss {
+        let trim = TrimRecord { trim_offset: Offset(trim_offset) };
+        let trim = Versioned { revision: Revision(9), value: trim };
+        AllowedLoss { config: Revision(8), trim, from: Index(from) }
+    }
+
     /// With `a` alone left of three, and this leave to lose what the others had.
-    fn short(allowed_loss: Option<Revision>) -> SealSegment {
+    fn short(allowed_loss: Option<AllowedLoss>) -> SealSegment {
         edited(|p| {
             seal(p).holders.pop();
             seal(p).moved = vec![(node("b"), Revision(2)), (node("c"), Revision(3))];
@@ -432,9 +483,16 @@ mod tests {
         })
     }
 
+    /// The same of a log that is trimmed to offset 180: the segment, which starts at 100, ends there.
+    fn trimmed() -> SealSegment {
+        let mut proposal = short(Some(leave(50, 180)));
+        seal(&mut proposal).at = at(80);
+        proposal
+    }
+
     #[test]
     fn a_loss_is_recorded_at_the_end_itself_with_the_settings_compared() {
-        let short = short(Some(Revision(8)));
+        let short = short(Some(leave(50, 0)));
         assert_eq!(short.check(&Snapshot::default()), Ok(()));
         let txn = short.txn();
         assert!(txn.compares.contains(&(Key::Config(LogId(7)), Revision(8))));
@@ -450,7 +508,7 @@ mod tests {
     fn a_loss_takes_the_logs_leave_and_too_few_members() {
         let unsound = |p: &SealSegment| p.check(&Snapshot::default()).is_err();
         let with = |edit: fn(&mut SealOne)| {
-            let mut proposal = short(Some(Revision(8)));
+            let mut proposal = short(Some(leave(50, 0)));
             edit(seal(&mut proposal));
             proposal
         };
@@ -461,8 +519,70 @@ mod tests {
         let config = crate::meta::ConfigRecord::default();
         let config = Versioned { revision: Revision(8), value: Record::Config(config) };
         now.records.insert(Key::Config(LogId(7)), config);
-        assert!(short(Some(Revision(8))).check(&now).is_err());
+        assert!(short(Some(leave(50, 0))).check(&now).is_err());
         assert_eq!(short(None).check(&now), Ok(()), "a seal without a loss rests on no leave");
+    }
+
+    #[test]
+    fn a_loss_leaves_no_offset_below_the_trim_offset_to_be_given_out_again() {
+        let unsound = |p: &SealSegment| p.check(&Snapshot::default()).is_err();
+        let ending_at = |end| {
+            let mut proposal = trimmed();
+            seal(&mut proposal).at = at(end);
+            proposal
+        };
+        assert!(!unsound(&ending_at(80)));
+        assert!(unsound(&ending_at(50)), "offsets 150 to 179 are trimmed");
+        assert!(unsound(&ending_at(81)), "offset 180 is not");
+        let (log, created) = trimmed().records();
+        assert_eq!((log.next_base, created.expect("it creates").1.base), (Offset(180), Offset(180)));
+        for trim_offset in [0, 100, 150] {
+            assert!(
+                !unsound(&short(Some(leave(50, trim_offset)))),
+                "{trim_offset} is not above what is left"
+            );
+        }
+    }
+
+    #[test]
+    fn an_end_at_the_trim_offset_keeps_what_is_left_and_no_more() {
+        let one = seal(&mut trimmed()).clone();
+        assert_eq!((one.kept(), one.settled()), (Index(50), true));
+        let record = one.record(Epoch(2));
+        let loss = Some(Loss { from: Index(50), acknowledged: true });
+        assert_eq!((record.loss, record.kept(), record.settled()), (loss, Some(Index(50)), true));
+        let archived = |archived| {
+            let mut proposal = trimmed();
+            (seal(&mut proposal).holders, seal(&mut proposal).archived) = (vec![], Index(archived));
+            seal(&mut proposal).moved.push((node("a"), Revision(1)));
+            proposal
+        };
+        assert!(archived(49).check(&Snapshot::default()).is_err(), "nobody has the last one that is left");
+        assert!(archived(51).check(&Snapshot::default()).is_err(), "more is left: it is archived");
+        assert_eq!(archived(50).check(&Snapshot::default()), Ok(()));
+        let record = seal(&mut archived(50)).record(Epoch(2));
+        assert!(
+            matches!(record.state, SegmentState::Sealed(_)),
+            "a part stands for what is lost: {record:?}"
+        );
+        assert!(record.settled());
+    }
+
+    #[test]
+    fn a_trim_that_was_checked_before_a_loss_is_refused_after_it() {
+        let (key, trim) = (Key::Trim(LogId(7)), leave(50, 180).trim);
+        let txn = trimmed().txn();
+        assert!(txn.compares.contains(&(key.clone(), trim.revision)));
+        assert!(txn.writes.contains(&Write::Put(key.clone(), Record::Trim(trim.value.clone()))));
+        let rewritten = short(None).txn().writes.iter().any(|w| matches!(w, Write::Put(Key::Trim(_), _)));
+        assert!(!rewritten, "without a loss no trim is in the way");
+        let mut now = Snapshot::default();
+        let mut shown = |trim_offset| {
+            let value = Record::Trim(TrimRecord { trim_offset: Offset(trim_offset) });
+            now.records.insert(key.clone(), Versioned { revision: trim.revision, value });
+            trimmed().check(&now).is_ok()
+        };
+        assert!(shown(180) && !shown(170), "the record is not the one that it quotes");
     }
 
     #[test]
@@ -494,6 +614,14 @@ mod tests {
         assert!(range(edited(|p| p.read.value.next_segment = SegmentNumber(u64::MAX - 10))).is_err());
         assert!(range(edited(|p| p.read.value.epoch = Epoch(u64::MAX - 10))).is_err());
         assert!(range(edited(|p| p.read.revision = Revision(0))).is_err(), "there is no such record");
+        let lossy = |edit: fn(&mut AllowedLoss)| {
+            let mut leave = leave(50, 180);
+            edit(&mut leave);
+            range(edited(|p| seal(p).allowed_loss = Some(leave)))
+        };
+        assert_eq!(lossy(|_| ()), Ok(()));
+        assert!(lossy(|leave| leave.config = Revision(0)).is_err());
+        assert!(lossy(|leave| leave.trim.revision = Revision(0)).is_err());
         assert!(range(edited(|p| p.read.value.next_segment = SegmentNumber(u64::MAX))).is_err());
         assert!(range(edited(|p| seal(p).segment = SegmentNumber(u64::MAX))).is_err());
         let mut read = proposal().read;

@@ -27,7 +27,8 @@ impl TrimLog {
 }
 
 /// T5: `None` unless the first segment is archived and wholly below the trim offset. Its objects
-/// are deleted afterwards.
+/// are deleted afterwards. One that ends right there stays for as long as readers are to be told that
+/// acknowledged entries behind it may be lost, though these were never trimmed.
 #[must_use]
 pub fn delete_first_segment(
     log: LogId,
@@ -36,7 +37,9 @@ pub fn delete_first_segment(
     segment: &Versioned<SegmentRecord>,
 ) -> Option<Txn> {
     let SegmentState::Archived(at) = &segment.value.state else { return None };
-    if segment.value.base.plus(at.end.0) > trim.value.trim_offset {
+    let (end, trimmed) = (segment.value.base.plus(at.end.0), trim.value.trim_offset);
+    let lossy = segment.value.loss.is_some_and(|loss| loss.acknowledged);
+    if end > trimmed || lossy && end == trimmed {
         return None;
     }
     let number = first.value.first_segment;
@@ -45,4 +48,45 @@ pub fn delete_first_segment(
         .when(Key::Trim(log), trim.revision)
         .when(Key::Segment(log, number), segment.revision);
     Some(without_segment(txn, log, number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Chain, Epoch, Index, Level, Revision, SegmentNumber, Timestamp};
+    use crate::meta::{Loss, SegmentEnd};
+
+    /// Whether a segment from offset 100 to 150 is deleted.
+    fn is_deleted(trim_offset: u64, loss: Option<Loss>) -> bool {
+        let at = SegmentEnd { end: Index(50), chain: Chain(9), last_timestamp: Timestamp(1) };
+        let segment = SegmentRecord {
+            epoch: Epoch(1),
+            base: Offset(100),
+            base_chain: Chain(1),
+            base_timestamp: Timestamp(0),
+            level: Level::Memory,
+            ensemble: vec![],
+            state: SegmentState::Archived(at),
+            loss,
+        };
+        let first = FirstRecord { first_segment: SegmentNumber(3) };
+        let first = Versioned { revision: Revision(1), value: first };
+        let trim = TrimRecord { trim_offset: Offset(trim_offset) };
+        let trim = Versioned { revision: Revision(2), value: trim };
+        let segment = Versioned { revision: Revision(3), value: segment };
+        delete_first_segment(LogId(7), &first, &trim, &segment).is_some()
+    }
+
+    #[test]
+    fn what_lies_wholly_below_the_trim_offset_is_deleted() {
+        assert!(!is_deleted(149, None) && is_deleted(150, None));
+    }
+
+    #[test]
+    fn a_loss_behind_the_trim_offset_is_told_until_the_log_is_trimmed_further() {
+        let lossy =
+            |trim_offset, acknowledged| is_deleted(trim_offset, Some(Loss { from: Index(20), acknowledged }));
+        assert!(!lossy(150, true) && lossy(151, true));
+        assert!(lossy(150, false), "nothing behind the end is lost");
+    }
 }

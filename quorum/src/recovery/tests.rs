@@ -340,11 +340,32 @@ fn two_of_three_that_forgot_are_a_loss() {
     assert_eq!(recovery.outcome(), Some(&RecoveryOutcome::Lost { moved }));
 }
 
+fn trimmed_to(trim_offset: u64) -> Versioned<TrimRecord> {
+    Versioned { revision: Revision(6), value: TrimRecord { trim_offset: Offset(trim_offset) } }
+}
+
+fn leave(recovery: &Recovery) -> Option<Revision> {
+    seal(recovery).allowed_loss.as_ref().map(|loss| loss.config)
+}
+
 /// With `a` alone left of three, and leave to lose what the others had.
 fn allowed(archived: u64) -> Recovery {
     let mut recovery = takeover(&["a", "b", "c"], archived, &[("a", 1), ("b", 2), ("c", 2)]);
-    recovery.allow_loss(ms(1), Revision(8));
+    recovery.allow_loss(ms(1), Revision(8), trimmed_to(0));
     recovery
+}
+
+/// The same of a segment that starts at offset 100, in a log that is trimmed; none is left when `a` has
+/// no tail.
+fn trimmed(trim_offset: u64, archived: u64, a: Option<u64>) -> SealOne {
+    let mut recovery = takeover(&["a", "b", "c"], archived, &[("a", 1), ("b", 2), ("c", 2)]);
+    recovery.record.value.base = Offset(100);
+    recovery.allow_loss(ms(1), Revision(8), trimmed_to(trim_offset));
+    match a {
+        Some(tail) => fenced(&mut recovery, 2, "a", tail),
+        None => recovery.handle_nodes(ms(2), nodes(&[("a", 2), ("b", 2), ("c", 2)])),
+    }
+    seal(&recovery).clone()
 }
 
 #[test]
@@ -354,8 +375,24 @@ fn with_leave_a_loss_is_sealed_at_the_most_that_is_left() {
     assert_eq!(requests(&mut recovery).len(), 1, "whoever is left is fenced");
     fenced(&mut recovery, 2, "a", 5);
     let found = seal(&recovery);
-    assert_eq!((found.at, found.allowed_loss, found.moved.len()), (end_at(5), Some(Revision(8)), 2));
+    assert_eq!((found.at, found.kept(), found.moved.len()), (end_at(5), Index(5), 2));
+    assert_eq!(leave(&recovery), Some(Revision(8)));
     assert!(found.settled() && holders(&recovery) == ["a"], "nobody else has another end");
+}
+
+#[test]
+fn with_leave_no_offset_that_is_trimmed_is_given_out_again() {
+    let ends = |seal: SealOne| (seal.at.end.0, seal.kept().0, seal.at.chain.0, seal.holders.len());
+    assert_eq!(ends(trimmed(90, 0, Some(5))), (5, 5, 5, 1), "below the segment");
+    assert_eq!(ends(trimmed(103, 0, Some(5))), (5, 5, 5, 1), "within what is left");
+    assert_eq!(ends(trimmed(105, 0, Some(5))), (5, 5, 5, 1), "to the end of what is left");
+    assert_eq!(ends(trimmed(109, 0, Some(5))), (9, 5, 5, 1), "further: what is lost goes up to there");
+    assert_eq!(ends(trimmed(109, 4, None)), (9, 4, 4, 0), "nobody is left, and some is archived");
+    assert_eq!(ends(trimmed(109, 0, None)), (9, 0, 0, 0), "nothing at all is left");
+    for found in [trimmed(109, 0, Some(5)), trimmed(109, 4, None)] {
+        assert!(found.settled(), "nobody else has more of it: {found:?}");
+        assert_eq!(found.allowed_loss.map(|loss| loss.trim), Some(trimmed_to(109)));
+    }
 }
 
 #[test]
@@ -378,17 +415,17 @@ fn with_leave_nothing_archived_is_given_up() {
     let mut recovery = allowed(8);
     fenced(&mut recovery, 2, "a", 5);
     assert_eq!((seal(&recovery).at, seal(&recovery).archived), (end_at(8), Index(8)));
-    assert_eq!(seal(&recovery).allowed_loss, Some(Revision(8)));
+    assert_eq!(leave(&recovery), Some(Revision(8)));
 }
 
 #[test]
 fn leave_is_not_used_while_enough_members_know_the_end() {
     let mut recovery = of_three();
-    recovery.allow_loss(ms(1), Revision(8));
+    recovery.allow_loss(ms(1), Revision(8), trimmed_to(9));
     fenced(&mut recovery, 2, "a", 5);
     fenced(&mut recovery, 3, "b", 5);
     recovery.handle_timeout(ms(60));
-    assert_eq!(seal(&recovery).allowed_loss, None);
+    assert_eq!((seal(&recovery).at, leave(&recovery)), (end_at(5), None));
 }
 
 #[test]

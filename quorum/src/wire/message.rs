@@ -402,7 +402,10 @@ impl Proposal {
                         && end.is_some_and(|end| end.0 <= FAR)
                         && one.segment.0 <= FAR
                         && one.holders.iter().chain(&one.moved).all(|(_, revision)| *revision > Revision(0))
-                        && one.allowed_loss != Some(Revision(0))
+                        && one
+                            .allowed_loss
+                            .as_ref()
+                            .is_none_or(|loss| loss.config > Revision(0) && loss.trim.revision > Revision(0))
                 };
                 let create = |create: &CreateOne| {
                     create.holder.as_ref().is_none_or(|holder| holder.len() <= HOLDER_BYTES_MAX)

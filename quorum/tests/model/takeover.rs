@@ -73,9 +73,9 @@ impl State {
                 let epoch = mine.value.epoch;
                 let nodes = self.nodes_view();
                 let mut recovery = Recovery::new(taking.now, options, LOG, epoch, segment, archived, nodes);
-                let config = self.store.view(mine.value.next_segment).config;
-                if config.value.allow_loss {
-                    recovery.allow_loss(taking.now, config.revision);
+                let view = self.store.view(mine.value.next_segment);
+                if let Some(config) = view.allows_loss() {
+                    recovery.allow_loss(taking.now, config, view.trim);
                 }
                 taking.recovery = Some(recovery);
             }

@@ -3,7 +3,7 @@
 use super::{append, held};
 use crate::testing::{Cluster, Faults, node_id, numbered, soon, text};
 use crate::{Client, Error, Item, LogOptions, LogReader, ReadOptions, Start};
-use piculet_quorum::ids::{Epoch, Index, LogName, Offset, SegmentNumber};
+use piculet_quorum::ids::{Chain, Epoch, Index, LogName, Offset, SegmentNumber, Timestamp};
 use piculet_quorum::meta::{Key, LogRecord, Loss, Record, Seal, SegmentEnd, SegmentRecord, SegmentState};
 use piculet_quorum::wire::message::Refusal;
 use std::time::Duration;
@@ -94,6 +94,99 @@ async fn an_open_of_a_log_that_allows_a_loss_does_not_wait_for_who_forgot() {
     let writer = soon(client.open(&name)).await.unwrap();
     assert_eq!(soon(writer.append("y0")).await.unwrap(), Offset(0), "nothing was left of it");
     assert_eq!(items(&client, &name, Start::Earliest).await, ["(loss possible 0 0)", "y0"]);
+}
+
+/// A log that had 10 acknowledged entries when its writer went, and is trimmed to offset 8. `a` has 6.
+async fn trimmed(cluster: &Cluster) -> LogName {
+    let (client, name) = cluster.client_and_log().await;
+    let writer = soon(client.take_over(&name)).await.unwrap();
+    append(&writer, &numbered("x", 0..6)).await;
+    soon(async {
+        while held(cluster.node("a")) < Index(6) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    cluster.node("a").set_faults(Faults { forgetful: true, ..Faults::default() });
+    append(&writer, &numbered("x", 6..10)).await;
+    drop(writer);
+    assert_eq!(soon(client.truncate_log(&name, Offset(8))).await.unwrap(), Offset(8));
+    name
+}
+
+#[tokio::test]
+async fn offsets_that_are_trimmed_are_not_given_out_again_when_what_lay_there_is_lost() {
+    for (reborn, left) in [(&NODES[1..], 6), (&NODES[..], 0)] {
+        let mut cluster = Cluster::start(&NODES);
+        let name = trimmed(&cluster).await;
+        for node in reborn {
+            cluster.start_node(node);
+        }
+        let client = cluster.client().await;
+        soon(client.set_allow_loss(&name, true)).await.unwrap();
+        let writer = soon(client.take_over(&name)).await.unwrap();
+        assert_eq!(soon(writer.append("y0")).await.unwrap(), Offset(8), "{left} are left");
+        let record = {
+            let meta = cluster.shared.meta.lock();
+            meta.segment(meta.log(), ZERO).unwrap().record.value
+        };
+        assert_eq!(record.loss, Some(Loss { from: Index(left), acknowledged: true }));
+        assert_eq!(record.state.end().map(|at| at.end), Some(Index(8)));
+        let expected = ["(loss possible 8 8)", "y0"];
+        assert_eq!(items(&client, &name, Start::Earliest).await, expected, "offsets 8 and 9 were lost too");
+        assert_eq!(items(&client, &name, Start::Offset(Offset(8))).await, ["y0"], "it begins behind");
+        let below = soon(client.read(&name, Start::Offset(Offset(7)), ReadOptions::default())).await;
+        assert!(matches!(below, Err(Error::Trimmed { trim_offset: Offset(8) })), "{left} are left");
+    }
+}
+
+#[tokio::test]
+async fn a_log_without_a_writer_tells_whoever_reads_what_there_is_of_a_loss() {
+    let mut cluster = Cluster::start(&NODES);
+    let name = trimmed(&cluster).await;
+    for node in ["b", "c"] {
+        cluster.start_node(node);
+    }
+    let client = cluster.client().await;
+    soon(client.set_allow_loss(&name, true)).await.unwrap();
+    soon(soon(client.take_over(&name)).await.unwrap().close()).await.unwrap();
+    assert_eq!(items(&client, &name, Start::Earliest).await, ["(loss possible 8 8)"]);
+}
+
+#[tokio::test]
+async fn a_reader_that_had_read_what_is_lost_is_told_where_the_log_goes_on() {
+    // Up to where the segment ends now, and further.
+    for read in [8, 10] {
+        let cluster = Cluster::start(&NODES);
+        let (client, name) = cluster.client_and_log().await;
+        let writer = soon(client.take_over(&name)).await.unwrap();
+        append(&writer, &numbered("x", 0..read)).await;
+        drop(writer);
+        let follow = ReadOptions { follow: true };
+        let mut reader = soon(client.read(&name, Start::Earliest, follow)).await.unwrap();
+        assert_eq!(crate::testing::read_some(&mut reader, read).await, numbered("x", 0..read));
+        {
+            let mut meta = cluster.shared.meta.lock();
+            let log = meta.log();
+            // Of a log that is trimmed to 8, with 6 entries left.
+            let at = SegmentEnd { end: Index(8), chain: Chain(6), last_timestamp: Timestamp(0) };
+            let seal = Seal { at, by_epoch: Epoch(2), holders: vec![], settled: true };
+            let loss = Some(Loss { from: Index(6), acknowledged: true });
+            let segment = meta.segment(log, ZERO).unwrap().record.value;
+            let segment = SegmentRecord { state: SegmentState::Sealed(seal), loss, ..segment };
+            let record = meta.record(log).value;
+            let record =
+                LogRecord { epoch: Epoch(2), holder: None, next_base: Offset(8), chain: at.chain, ..record };
+            meta.put(Key::Segment(log, ZERO), Record::Segment(segment));
+            meta.put(Key::Log(log), Record::Log(record));
+        }
+        cluster.shared.changed();
+        let item = soon(reader.next_item()).await.unwrap().unwrap();
+        assert_eq!(item, Item::LossPossible { from: Offset(8), to: Offset(8) });
+        let writer = soon(client.take_over(&name)).await.unwrap();
+        assert_eq!(soon(writer.append("y0")).await.unwrap(), Offset(8));
+        assert_eq!(crate::testing::read_some(&mut reader, 1).await, ["y0"]);
+    }
 }
 
 /// A log whose sealed segment ends at 8, of which `c` alone held what lies behind 3.
