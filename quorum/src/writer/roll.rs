@@ -296,11 +296,12 @@ impl Writer {
             return self.stop(if deleted { WriterEvent::Deleted } else { WriterEvent::Fenced(record.epoch) });
         }
         for (number, seen) in &view.segments {
-            if let Some(segment) = self.segment(*number) {
-                segment.archived = segment.archived.max(seen.archived.end.min(segment.assigned));
-                if segment.sealed == Some(false) && seen.record.value.settled() {
-                    segment.sealed = Some(true);
-                }
+            self.raise_archived(now, *number, seen.archived.end);
+            if let Some(segment) = self.segment(*number)
+                && segment.sealed == Some(false)
+                && seen.record.value.settled()
+            {
+                segment.sealed = Some(true);
             }
             self.advance(now, *number);
         }

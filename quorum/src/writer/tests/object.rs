@@ -88,6 +88,34 @@ fn it_parks_and_goes_on_with_the_next_append() {
 }
 
 #[test]
+fn it_does_not_park_before_an_application_that_waited_for_a_slow_upload_could_append_again() {
+    let idle = WriterOptions::default().idle_after;
+    for by_view in [false, true] {
+        let mut bench = object(WriterOptions::default());
+        bench.appends(1);
+        bench.pass(Span(3 * idle.0));
+        bench.hold = by_view;
+        if by_view {
+            // The answer to what recorded the part was lost: the metadata show it.
+            bench.writer.look();
+            bench.settle();
+            let mut view = bench.view(None);
+            view.segments.get_mut(&ZERO).expect("the oldest").archived.end = Index(1);
+            bench.answer(MetaReply::View(Box::new(view)));
+            bench.hold = false;
+        } else {
+            archive(&mut bench, ZERO, 1);
+        }
+        assert_eq!((bench.writer.committed(), bench.proposals().len()), (Offset(1), 0));
+        bench.pass(Span(idle.0 - 1));
+        assert_eq!(bench.proposals().len(), 0, "it has all the time that it has after an append");
+        bench.pass(Span(1));
+        let park = bench.proposals().pop().expect("it parks");
+        assert!(park.create.is_none() && bench.writer.parked());
+    }
+}
+
+#[test]
 fn it_closes_once_everything_is_archived() {
     let mut bench = object(WriterOptions::default());
     bench.appends(2);
