@@ -11,7 +11,7 @@
 use super::members::{Link, Segment};
 use super::{MetaRequest, REFRESH, RETRY, Writer, WriterEvent};
 use crate::ids::{Level, NodeId, Revision, SegmentNumber};
-use crate::limits::{ACK_QUORUM, MEMBERS_MAX};
+use crate::limits::{ACK_QUORUM, MEMBERS_MAX, SEGMENT_PARTS};
 use crate::meta::seal::{CreateOne, SealOne, SealSegment};
 use crate::meta::{LogView, Member, SegmentRecord, TxnOutcome, Versioned};
 use crate::mutation::{Mutation, on};
@@ -63,7 +63,7 @@ impl Writer {
         }
         let newest = self.segments.back().expect("there is always a newest segment");
         let old = newest.assigned.0 > 0 && now >= newest.created.after(self.options.segment_age);
-        let full = newest.bytes >= self.options.segment_bytes;
+        let full = newest.bytes >= self.options.segment_bytes || newest.parts >= SEGMENT_PARTS;
         let better = newest.members.len() < MEMBERS_MAX
             && now >= newest.created.after(REFRESH)
             && self.choose_ensemble().is_some_and(|ensemble| ensemble.len() > newest.members.len());

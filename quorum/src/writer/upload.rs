@@ -61,6 +61,7 @@ impl Writer {
         }
         segment.archived = archived;
         if alone {
+            segment.parts += 1;
             self.appended = self.appended.max(now);
         }
     }

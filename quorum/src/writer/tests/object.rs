@@ -1,6 +1,7 @@
 //! A writer of level `object`: its segments have no members, and it archives its entries itself.
 
 use super::*;
+use crate::limits::SEGMENT_PARTS;
 
 fn object(options: WriterOptions) -> Bench {
     let mut bench = bench_with(&[], &["a", "b", "c"], options);
@@ -68,6 +69,28 @@ fn a_roll_waits_for_the_archive_and_creates_a_segment_without_members() {
     assert_eq!(waiting(&bench), Some((1, 0, 2)), "what was queued comes next");
     archive(&mut bench, ONE, 2);
     assert_eq!(bench.writer.committed(), Offset(5));
+}
+
+#[test]
+fn a_segment_of_many_small_parts_is_followed_by_the_next() {
+    let mut bench = object(WriterOptions::default());
+    let parts = u64::from(SEGMENT_PARTS);
+    for part in 1..parts {
+        bench.appends(1);
+        archive(&mut bench, ZERO, part);
+        // A mark that says nothing new is no part.
+        archive(&mut bench, ZERO, part);
+    }
+    bench.appends(2);
+    assert_eq!(bench.asked, []);
+    archive(&mut bench, ZERO, parts);
+    assert_eq!(bench.asked, [MetaRequest::Nodes], "it waits for what was given out meanwhile");
+    archive(&mut bench, ZERO, parts + 1);
+    let proposal = bench.proposals().pop().expect("it rolls");
+    assert_eq!((proposal.check(&Default::default()), bench.opened()), (Ok(()), vec![(1, 0)]));
+    bench.appends(1);
+    archive(&mut bench, ONE, 1);
+    assert_eq!((bench.writer.committed(), bench.proposals().len()), (Offset(parts + 2), 1), "it counts anew");
 }
 
 #[test]
