@@ -251,6 +251,19 @@ impl Writer {
         }
     }
 
+    /// The transaction is refused for good. Nothing else may be proposed in its stead, for an earlier
+    /// sending of it may land yet; so the writer stops, and whoever opens the log next finds out.
+    pub(super) fn never_proposed(&mut self, why: &str) {
+        let Roll::Proposing { proposal, .. } = &self.roll else { return };
+        let what = match &proposal.seal {
+            Some(seal) => format!("segment {} cannot be sealed at {}", seal.segment, seal.at.end),
+            None => format!("segment {} cannot be created", proposal.read.value.next_segment),
+        };
+        self.stop(WriterEvent::Broken(format!(
+            "{what}, now or later: {why}; open the log again, and if that fails too keep the nodes as they are and report it"
+        )));
+    }
+
     /// A guard that is missing: the segment whose seal may yet land is written on.
     fn forget_seal(&mut self) {
         self.segments.retain(|segment| segment.record.is_some());
