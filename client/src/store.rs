@@ -24,7 +24,8 @@ pub struct StoreOptions {
     /// How an S3 server is reached, where the usual environment (`AWS_…`) does not say so.
     pub s3: S3Options,
     /// Entries that wait go into one part, and their acknowledgement with it, up to about so many
-    /// bytes: 1 B to 64 MiB. Default 8 MiB.
+    /// bytes: 1 B to 64 MiB. Default 8 MiB. While the store does not take so much in time (20 s for a
+    /// request), parts are made smaller, down to one batch.
     pub part_bytes: u64,
     /// How long the first of them waits for others, when no upload is under way: up to 1 s. Default 0:
     /// what comes during an upload goes into the next part.

@@ -42,6 +42,9 @@ pub const MEMBER_TIMEOUT: Span = Span::millis(500);
 pub const RETRANSMIT_BYTES: usize = 64 << 20;
 /// A segment is rolled when it holds this many bytes.
 pub const SEGMENT_BYTES: u64 = 1 << 30;
+/// A segment of level `object` is rolled when it has this many parts: whoever looks at it reads the
+/// records of all of them.
+pub const SEGMENT_PARTS: u32 = 1_000;
 /// A segment is rolled when it is this old.
 pub const SEGMENT_AGE: Span = Span::secs(600);
 /// A writer parks when everything is archived and nothing was appended for this long.

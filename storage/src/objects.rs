@@ -9,6 +9,7 @@ use crate::part::{self, EncodedPart, PART_TAIL_BYTES, Part, PartError, PartHeade
 use crate::stores::{self, S3Options, StoreError};
 use bytes::Bytes;
 use futures::StreamExt;
+use object_store::client::{HttpError, HttpErrorKind};
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use piculet_quorum::ids::{LogId, Nonce};
@@ -128,6 +129,24 @@ impl ObjectError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::TimedOut { .. } | Self::Failed { .. })
+    }
+
+    /// Whether time ran out, that of the call or that of one request: then less might have been put.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } => true,
+            // A put with a condition is not repeated, so it fails when its first request does.
+            Self::Failed { source, .. } => {
+                let first: &(dyn std::error::Error + 'static) = &**source;
+                let mut causes = std::iter::successors(Some(first), |error| error.source());
+                causes.any(|error| {
+                    let http = error.downcast_ref::<HttpError>();
+                    http.is_some_and(|error| error.kind() == HttpErrorKind::Timeout)
+                })
+            }
+            _ => false,
+        }
     }
 }
 

@@ -31,6 +31,10 @@ pub(crate) struct Meta {
     pub(crate) lose_answers: u32,
     /// So many transactions more are lost on their way.
     pub(crate) lose_requests: u32,
+    /// How seals and new segments are refused, if they are.
+    pub(crate) refuse_seals: Option<Refusal>,
+    /// How many were.
+    pub(crate) seals_refused: u32,
     /// Segments per page of a view.
     pub(crate) page: usize,
     /// Whether no node can read logs from it.
@@ -50,6 +54,8 @@ impl Meta {
             table: Producers::default(),
             lose_answers: 0,
             lose_requests: 0,
+            refuse_seals: None,
+            seals_refused: 0,
             page: 2,
             away: false,
             missed: 0,

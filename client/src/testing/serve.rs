@@ -120,6 +120,10 @@ impl Inside {
             Request::Propose(proposal) => {
                 if let Proposal::Seal(seal) = &proposal {
                     seal.check(&Default::default()).map_err(|error| Refusal::Invalid(error.to_string()))?;
+                    if let Some(refusal) = meta.refuse_seals.clone() {
+                        meta.seals_refused += 1;
+                        return Err(refusal);
+                    }
                 }
                 let outcome = meta.propose(&proposal.txn());
                 self.shared.changed();

@@ -124,11 +124,17 @@ async fn carry_out(pool: &Pool, log: LogId, request: MetaRequest) -> MetaReply {
         MetaRequest::View(from) => Request::ViewLog { log, from: Some(from) },
         MetaRequest::Propose(proposal) => Request::Propose(proposal),
     };
+    let proposes = matches!(request, Request::Propose(_));
     match pool.call(&request).await {
         Ok(Response::Nodes(nodes)) => MetaReply::Nodes(nodes),
         Ok(Response::View(Some(view))) => MetaReply::View(view),
         Ok(Response::View(None)) | Err(CallError::Refused(Refusal::Deleted)) => MetaReply::Deleted,
         Ok(Response::Outcome(outcome)) => MetaReply::Outcome(outcome),
+        // A node says so of what is unsound at the very revisions that it quotes, or contradicts what the
+        // node holds: the same will be said of the same again. What it cannot tell, it refuses otherwise.
+        Err(CallError::Refused(why @ (Refusal::Invalid(_) | Refusal::Conflict { .. }))) if proposes => {
+            MetaReply::Never(why.to_string())
+        }
         Ok(other) => {
             tracing::warn!(
                 ?other,

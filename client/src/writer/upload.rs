@@ -4,10 +4,14 @@
 //!
 //! 1. Whatever waits when no upload is under way becomes one part; what comes meanwhile, the next.
 //! 2. The part is encoded and named as nodes do it: one range has one content and one name.
-//! 3. It is put. What has timed out is looked for, and the same is put again until it is there.
+//! 3. It is put. What has timed out is looked for; a smaller part is made then, for the line may be slow,
+//!    and nothing has been recorded. What has failed otherwise is put again until it is there, as is a
+//!    part of one batch, for there is no smaller one.
 //! 4. It is recorded (T3), by way of any node. A transaction of unknown outcome is repeated as it is,
 //!    until one outcome or the other is known. One that is refused means that something has changed:
 //!    it had been carried out before, or the log is another writer's.
+
+mod size;
 
 use super::gather::Gathered;
 use super::state::Shared;
@@ -15,14 +19,15 @@ use crate::error::Error;
 use crate::pool::{CallError, Pool};
 use crate::store::{Store, StoreOptions};
 use piculet_quorum::batch::{BatchEnd, Place};
-use piculet_quorum::ids::{Index, Level, LogId, Revision, SegmentNumber};
+use piculet_quorum::ids::{Index, Level, LogId, Nonce, Revision, SegmentNumber};
 use piculet_quorum::meta::part::RecordPart;
 use piculet_quorum::meta::{LogView, PartRecord, SegmentEnd, TxnOutcome};
 use piculet_quorum::producers::Producers;
 use piculet_quorum::wire::message::Proposal;
 use piculet_quorum::writer::Waiting;
 use piculet_storage::part::{self, PART_ENCODER};
-use piculet_storage::{EncodedPart, ObjectError, Objects, PartError, PartHeader};
+use piculet_storage::{EncodedPart, ObjectError, Objects, PartError, PartHeader, PartName, Put};
+use size::PartSize;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -38,11 +43,29 @@ pub(super) async fn run(shared: &Shared, pool: &Pool, log: LogId, store: &Store)
     if shared.lock().writer.level() != Level::Object {
         return;
     }
-    let metadata = Metadata { pool, log };
-    let mut uploader = Uploader { shared, objects, options, metadata, last: None, producers: None };
+    let mut uploader = Uploader::new(shared, pool, log, objects, options);
     tokio::select! {
         () = shared.ended() => {}
         broken = uploader.run() => shared.broken(broken.0),
+    }
+}
+
+/// Where an uploader puts parts.
+pub(super) trait PartStore {
+    /// The cluster whose parts it takes.
+    fn cluster(&self) -> Nonce;
+
+    /// As [`Objects::put_part`].
+    async fn put_part(&self, name: &PartName, part: &EncodedPart) -> Result<Put, ObjectError>;
+}
+
+impl PartStore for Objects {
+    fn cluster(&self) -> Nonce {
+        self.cluster()
+    }
+
+    async fn put_part(&self, name: &PartName, part: &EncodedPart) -> Result<Put, ObjectError> {
+        self.put_part(name, part).await
     }
 }
 
@@ -68,7 +91,7 @@ impl Metadata<'_> {
 }
 
 /// Why nothing more can be uploaded: going on might do damage.
-struct Broken(String);
+pub(super) struct Broken(String);
 
 /// The part that was recorded last.
 #[derive(Clone, Copy)]
@@ -80,25 +103,42 @@ struct Last {
     revision: Option<Revision>,
 }
 
-struct Uploader<'a> {
+/// Makes parts of what a writer was given, one after the other.
+pub(super) struct Uploader<'a, S> {
     shared: &'a Shared,
-    objects: &'a Objects,
-    options: &'a StoreOptions,
+    objects: &'a S,
+    linger: Duration,
     metadata: Metadata<'a>,
     last: Option<Last>,
     /// The table of producers at the end of the last part; none before the first.
     producers: Option<Producers>,
+    size: PartSize,
+    /// The last part was not put in time, and a smaller one is being made.
+    late: Option<Trouble<'a>>,
 }
 
-impl Uploader<'_> {
-    async fn run(&mut self) -> Broken {
+impl<'a, S: PartStore> Uploader<'a, S> {
+    pub(super) fn new(
+        shared: &'a Shared,
+        pool: &'a Pool,
+        log: LogId,
+        objects: &'a S,
+        options: &StoreOptions,
+    ) -> Self {
+        let (metadata, size) = (Metadata { pool, log }, PartSize::new(options.part_bytes));
+        let linger = options.linger;
+        Self { shared, objects, linger, metadata, last: None, producers: None, size, late: None }
+    }
+
+    /// Uploads until going on might do damage.
+    pub(super) async fn run(&mut self) -> Broken {
         loop {
-            let Some(gathered) = self.shared.gather(self.options.part_bytes) else {
+            let Some(gathered) = self.shared.gather(self.size.limit()) else {
                 self.shared.upload.notified().await;
                 // One turn for others: what they append meanwhile goes into the same part.
                 tokio::task::yield_now().await;
-                if !self.options.linger.is_zero() {
-                    sleep(self.options.linger).await;
+                if !self.linger.is_zero() {
+                    sleep(self.linger).await;
                 }
                 continue;
             };
@@ -108,7 +148,7 @@ impl Uploader<'_> {
         }
     }
 
-    /// Makes a part of what was gathered, puts it and records it.
+    /// Makes a part of what was gathered, puts it and records it; or finds that it must be smaller.
     async fn archive(&mut self, gathered: Gathered) -> Result<(), Broken> {
         let Gathered { next: Waiting { segment, record: read, from: first, to, end }, pieces } = gathered;
         let record = &read.value;
@@ -139,12 +179,15 @@ impl Uploader<'_> {
             skip: false,
         };
         let producers = self.producers_before().await?;
+        let below = PartSize::below(&pieces);
         let encoded = encode(header.clone(), producers, pieces).await.map_err(|error| {
             Broken(format!(
                 "what was appended does not make a part: {error}; this process's memory is damaged"
             ))
         })?;
-        self.put(&header, &encoded).await?;
+        if !self.put(&header, &encoded, below).await? {
+            return Ok(());
+        }
         let part = RecordPart {
             log: self.metadata.log,
             segment,
@@ -165,8 +208,8 @@ impl Uploader<'_> {
     /// everything before its first segment is archived; and empty when the log's settings say, now
     /// that this segment exists, that no entry so far has a producer.
     async fn producers_before(&mut self) -> Result<Producers, Broken> {
-        if let Some(known) = self.producers.take() {
-            return Ok(known);
+        if let Some(known) = &self.producers {
+            return Ok(known.clone());
         }
         let mut trouble = Trouble::new(self.shared, "to read what producers have appended before");
         loop {
@@ -179,9 +222,10 @@ impl Uploader<'_> {
             match read.await {
                 Ok(table) => {
                     trouble.over();
-                    return Producers::decode(&table).map_err(|error| {
+                    let table = Producers::decode(&table).map_err(|error| {
                         Broken(format!("a node answered with no table of producers: {error}"))
-                    });
+                    })?;
+                    return Ok(self.producers.insert(table).clone());
                 }
                 Err(error @ CallError::Failed(_)) => return Err(Broken(error.to_string())),
                 Err(error) => {
@@ -194,17 +238,34 @@ impl Uploader<'_> {
         }
     }
 
-    async fn put(&self, header: &PartHeader, part: &EncodedPart) -> Result<(), Broken> {
-        let mut trouble = Trouble::new(self.shared, "to put a part into the object store");
+    /// Puts a part. False when that was not done in time and there is a limit to make a smaller one
+    /// with, which applies from now on. What was sent may still turn up in the store: no record names it.
+    async fn put(
+        &mut self,
+        header: &PartHeader,
+        part: &EncodedPart,
+        below: Option<u64>,
+    ) -> Result<bool, Broken> {
+        let new = || Trouble::new(self.shared, "to put a part into the object store");
+        let mut trouble = self.late.take().unwrap_or_else(new);
         loop {
-            match self.objects.put_part(&header.name(), part).await {
+            let begun = Instant::now();
+            let error = match self.objects.put_part(&header.name(), part).await {
                 Ok(_) => {
+                    self.size.put(part.bytes, begun.elapsed());
                     trouble.over();
-                    return Ok(());
+                    return Ok(true);
                 }
-                Err(error) if error.is_retryable() => trouble.wait(&error.to_string()).await,
+                Err(error) if error.is_retryable() => error,
                 Err(error @ ObjectError::Different { .. }) => return Err(Broken(format!("ALARM: {error}"))),
                 Err(error) => return Err(Broken(error.to_string())),
+            };
+            trouble.wait(&error.to_string()).await;
+            if let Some(limit) = below.filter(|_| error.is_timeout()) {
+                tracing::debug!(part = %header.name(), bytes = part.bytes, limit, "makes a smaller part");
+                self.size.shrink(limit);
+                self.late = Some(trouble);
+                return Ok(false);
             }
         }
     }

@@ -209,11 +209,16 @@ async fn stream(shared: Shared, who: Arc<str>, mut send: SendStream, receive: Re
     let mut frames = FrameReader::new(receive);
     let first = tokio::time::timeout(REQUEST_TIMEOUT, frames.next()).await;
     let request = match first {
-        Ok(Ok(Some((Kind::Request, body)))) => codec::decode::<Request>(&body).map_err(|e| e.to_string()),
-        Ok(Ok(Some((kind, _)))) => Err(format!("a stream begins with a Request frame, not with {kind:?}")),
+        Ok(Ok(Some((Kind::Request, body)))) => {
+            codec::decode::<Request>(&body).map_err(|error| Refusal::Invalid(error.to_string()))
+        }
+        Ok(Ok(Some((kind, _)))) => {
+            Err(Refusal::Invalid(format!("a stream begins with a Request frame, not with {kind:?}")))
+        }
         Ok(Ok(None)) => return,
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no request within {REQUEST_TIMEOUT:?}")),
+        Ok(Err(error)) => Err(Refusal::Invalid(error.to_string())),
+        // It may be sound, and late: a proposal that is invalid is never made again.
+        Err(_) => Err(Refusal::Unavailable(format!("no request within {REQUEST_TIMEOUT:?}"))),
     };
     match request {
         Ok(Request::Append(log)) => append::serve(&shared, log, &who, send, frames).await,
@@ -228,7 +233,7 @@ async fn stream(shared: Shared, who: Arc<str>, mut send: SendStream, receive: Re
         }
         Err(why) => {
             tracing::info!(peer = %who, %why, "refused what is not a request");
-            respond(&mut send, &Response::Refused(Refusal::Invalid(why))).await;
+            respond(&mut send, &Response::Refused(why)).await;
         }
     }
 }

@@ -169,6 +169,8 @@ pub(super) struct Segment {
     /// The commit mark that is due to every member that no append has told it.
     pub(super) announce: Index,
     pub(super) archived: Index,
+    /// Parts of it that are known to be recorded; at level `object` only, where the writer makes them.
+    pub(super) parts: u32,
     /// Where it ends: no index at or beyond it is ever given out.
     pub(super) end: Option<SegmentEnd>,
     /// Whether its end is published, and if so, whether it is settled.
@@ -200,6 +202,7 @@ impl Segment {
             commit: Index(0),
             announce: Index(0),
             archived: Index(0),
+            parts: 0,
             end: None,
             sealed: None,
             released: Index(0),

@@ -30,6 +30,9 @@ pub enum MetaReply {
     Outcome(TxnOutcome),
     /// To any: the log has been deleted.
     Deleted,
+    /// To [`MetaRequest::Propose`]: it is refused for good, with this reason. Only an earlier sending of it may have
+    /// been carried out, or may yet be.
+    Never(String),
     /// To any: it failed; a transaction may have been carried out, or may yet be.
     Failed,
 }
@@ -68,7 +71,8 @@ impl Writer {
             }
             MetaReply::Outcome(outcome) => self.outcome_arrived(now, outcome),
             MetaReply::Deleted => self.stop(WriterEvent::Deleted),
-            MetaReply::Failed => self.meta_failed(now, asked == Asked::Propose),
+            MetaReply::Never(why) if asked == Asked::Propose => self.never_proposed(&why),
+            MetaReply::Never(_) | MetaReply::Failed => self.meta_failed(now, asked == Asked::Propose),
         }
         self.consider_roll(now);
     }

@@ -48,7 +48,8 @@ pub struct WriterOptions {
     pub segment_bytes: u64,
     /// A segment is rolled when it is this old and not empty.
     pub segment_age: Span,
-    /// The log is parked when nothing was appended for this long and everything is archived.
+    /// The log is parked when nothing was appended for this long and everything is archived; at level
+    /// `object` it counts from the last part that was recorded, when that was later.
     pub idle_after: Span,
     /// A commit mark is sent on its own when no append carries it within this time.
     pub commit_delay: Span,
@@ -91,7 +92,7 @@ pub struct Writer {
     roll: Roll,
     /// Whether nothing more is to be appended: the last segment is sealed and no other follows.
     closing: bool,
-    /// When an index was given out last.
+    /// When an index was given out last or, at level `object`, a part was found to be recorded.
     appended: Time,
     retained: u64,
     committed: Offset,
@@ -308,9 +309,7 @@ impl Writer {
             return;
         }
         self.observe(now);
-        if let Some(segment) = self.segment(number) {
-            segment.archived = segment.archived.max(index.min(segment.assigned));
-        }
+        self.raise_archived(now, number, index);
         self.advance(now, number);
         self.consider_roll(now);
     }

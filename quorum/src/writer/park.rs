@@ -2,7 +2,8 @@
 //! nothing. The writer keeps its epoch.
 //!
 //! 1. Nothing was appended for `idle_after`, and everything is archived: the segment is sealed with
-//!    no next one. Nobody need hold any of it, so no node is asked.
+//!    no next one. Nobody need hold any of it, so no node is asked. At level `object`, where nothing is
+//!    acknowledged before it is archived, that time begins anew with each part.
 //! 2. The next append is queued at the offset that it will have. The nodes are read, streams come
 //!    up again, and a segment is created on those whose stream is up.
 //!

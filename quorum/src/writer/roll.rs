@@ -11,7 +11,7 @@
 use super::members::{Link, Segment};
 use super::{MetaRequest, REFRESH, RETRY, Writer, WriterEvent};
 use crate::ids::{Level, NodeId, Revision, SegmentNumber};
-use crate::limits::{ACK_QUORUM, MEMBERS_MAX};
+use crate::limits::{ACK_QUORUM, MEMBERS_MAX, SEGMENT_PARTS};
 use crate::meta::seal::{CreateOne, SealOne, SealSegment};
 use crate::meta::{LogView, Member, SegmentRecord, TxnOutcome, Versioned};
 use crate::mutation::{Mutation, on};
@@ -63,7 +63,7 @@ impl Writer {
         }
         let newest = self.segments.back().expect("there is always a newest segment");
         let old = newest.assigned.0 > 0 && now >= newest.created.after(self.options.segment_age);
-        let full = newest.bytes >= self.options.segment_bytes;
+        let full = newest.bytes >= self.options.segment_bytes || newest.parts >= SEGMENT_PARTS;
         let better = newest.members.len() < MEMBERS_MAX
             && now >= newest.created.after(REFRESH)
             && self.choose_ensemble().is_some_and(|ensemble| ensemble.len() > newest.members.len());
@@ -251,6 +251,19 @@ impl Writer {
         }
     }
 
+    /// The transaction is refused for good. Nothing else may be proposed in its stead, for an earlier
+    /// sending of it may land yet; so the writer stops, and whoever opens the log next finds out.
+    pub(super) fn never_proposed(&mut self, why: &str) {
+        let Roll::Proposing { proposal, .. } = &self.roll else { return };
+        let what = match &proposal.seal {
+            Some(seal) => format!("segment {} cannot be sealed at {}", seal.segment, seal.at.end),
+            None => format!("segment {} cannot be created", proposal.read.value.next_segment),
+        };
+        self.stop(WriterEvent::Broken(format!(
+            "{what}, now or later: {why}; open the log again, and if that fails too keep the nodes as they are and report it"
+        )));
+    }
+
     /// A guard that is missing: the segment whose seal may yet land is written on.
     fn forget_seal(&mut self) {
         self.segments.retain(|segment| segment.record.is_some());
@@ -296,11 +309,12 @@ impl Writer {
             return self.stop(if deleted { WriterEvent::Deleted } else { WriterEvent::Fenced(record.epoch) });
         }
         for (number, seen) in &view.segments {
-            if let Some(segment) = self.segment(*number) {
-                segment.archived = segment.archived.max(seen.archived.end.min(segment.assigned));
-                if segment.sealed == Some(false) && seen.record.value.settled() {
-                    segment.sealed = Some(true);
-                }
+            self.raise_archived(now, *number, seen.archived.end);
+            if let Some(segment) = self.segment(*number)
+                && segment.sealed == Some(false)
+                && seen.record.value.settled()
+            {
+                segment.sealed = Some(true);
             }
             self.advance(now, *number);
         }

@@ -9,6 +9,7 @@ use super::{MetaRequest, Writer};
 use crate::batch::BatchEnd;
 use crate::ids::{Index, Level, SegmentNumber};
 use crate::meta::{SegmentRecord, Versioned};
+use crate::time::Time;
 
 /// The next part of a segment without members: whole batches that are not archived.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +48,22 @@ impl Writer {
             let (segment, from) = (segment.number, segment.archived);
             Some(Waiting { segment, record: record.clone(), from, to, end })
         })
+    }
+
+    /// More of a segment is archived, perhaps. At level `object` that is what the application was waiting
+    /// for, however long the upload took: the log is idle from then on, not before.
+    pub(super) fn raise_archived(&mut self, now: Time, number: SegmentNumber, index: Index) {
+        let alone = self.level == Level::Object;
+        let Some(segment) = self.segment(number) else { return };
+        let archived = index.min(segment.assigned);
+        if archived <= segment.archived {
+            return;
+        }
+        segment.archived = archived;
+        if alone {
+            segment.parts += 1;
+            self.appended = self.appended.max(now);
+        }
     }
 
     /// A part of a segment was refused: the metadata are asked whether the log is still this

@@ -29,6 +29,8 @@ enum Manner {
     Hangs,
     /// Fails, without having done it.
     Fails,
+    /// A request of its runs out of time.
+    IsSlow,
     /// Keeps something else than it was given.
     Garbles,
     /// Answers puts, and nothing else.
@@ -86,6 +88,12 @@ impl ObjectStore for Bad {
                 std::future::pending().await
             }
             Manner::Fails => Err(error("out of order")),
+            Manner::IsSlow => {
+                let late = HttpError::new(HttpErrorKind::Timeout, std::io::Error::other("too late"));
+                // The stores wrap it.
+                let inner = object_store::Error::Generic { store: "bad", source: Box::new(late) };
+                Err(object_store::Error::Generic { store: "bad", source: Box::new(inner) })
+            }
             Manner::Garbles => self.inner.put_opts(path, "garbage".into(), options).await,
         }
     }
@@ -208,6 +216,22 @@ async fn a_lost_reply_is_looked_into() {
         let error = objects.put_part(&header.name(), &part).await.unwrap_err();
         assert!(matches!(error, ObjectError::Different { .. }) && !error.is_retryable(), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_put_that_ran_out_of_time_is_told_from_others_that_failed() {
+    let (store, objects) = bad(Manner::Honest);
+    let (header, part) = sample(&objects, LogId(1), 0, &[b"slow"]);
+    *store.manner.lock() = Manner::IsSlow;
+    let error = objects.put_part(&header.name(), &part).await.unwrap_err();
+    assert!(matches!(error, ObjectError::Failed { .. }) && error.is_timeout(), "{error}");
+    assert!(error.is_retryable());
+    *store.manner.lock() = Manner::Fails;
+    let error = objects.put_part(&header.name(), &part).await.unwrap_err();
+    assert!(!error.is_timeout(), "{error}");
+    let limit = Duration::from_secs(1);
+    let (url, object) = (String::new(), String::new());
+    assert!(ObjectError::TimedOut { action: "put", url, object, limit }.is_timeout());
 }
 
 #[tokio::test]

@@ -1,12 +1,16 @@
 //! Logs of durability `object`: the writer archives its entries itself.
 
+use super::super::upload::{PartStore, Uploader};
 use super::{append_all, everything, until};
 use crate::testing::{Cluster, Recording, log_name, numbered, read_some, soon};
 use crate::{
     AppendOptions, Client, ClientOptions, Error, Level, LogOptions, Producer, ProducerId, ReadOptions, Start,
 };
-use piculet_quorum::ids::{Epoch, LogName, Offset, SegmentNumber};
+use parking_lot::Mutex;
+use piculet_quorum::ids::{Epoch, LogName, Nonce, Offset, SegmentNumber};
 use piculet_quorum::meta::SegmentState;
+use piculet_storage::{EncodedPart, ObjectError, Objects, PartName, Put, S3Options};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const NODES: [&str; 3] = ["a", "b", "c"];
@@ -119,6 +123,81 @@ async fn appends_wait_while_the_store_is_away_and_are_refused_when_too_many_wait
     }
     soon(writer.ready()).await;
     assert_eq!(soon(writer.append("x4")).await.unwrap(), Offset(4));
+}
+
+/// The store of a cluster at the end of a slow line: it does not take larger parts in time.
+struct Slow {
+    objects: Objects,
+    most: AtomicU64,
+    /// Every part that was to be put, with its length.
+    tried: Mutex<Vec<(PartName, u64)>>,
+}
+
+impl Slow {
+    fn tried(&self, from: usize) -> Vec<(PartName, u64)> {
+        self.tried.lock()[from..].to_vec()
+    }
+}
+
+impl PartStore for Slow {
+    fn cluster(&self) -> Nonce {
+        self.objects.cluster()
+    }
+
+    async fn put_part(&self, name: &PartName, part: &EncodedPart) -> Result<Put, ObjectError> {
+        self.tried.lock().push((*name, part.bytes));
+        if part.bytes <= self.most.load(Ordering::Relaxed) {
+            return self.objects.put_part(name, part).await;
+        }
+        let (url, limit) = (self.objects.url().to_owned(), Duration::from_secs(30));
+        Err(ObjectError::TimedOut { action: "put", url, object: name.to_string(), limit })
+    }
+}
+
+#[tokio::test]
+async fn a_part_that_is_not_put_in_time_is_followed_by_smaller_ones_down_to_one_batch() {
+    const MOST: u64 = 300 << 10;
+    let cluster = Cluster::start(&NODES);
+    let (first, name) = client_and_log(&cluster).await;
+    let writer = soon(first.open(&name)).await.unwrap();
+    let id = ProducerId::new(7).unwrap();
+    assert_eq!(soon(writer.producer(id)).await.unwrap(), None);
+    // The test does the uploads, with its own store.
+    writer.background.abort();
+    until(|| writer.background.is_finished()).await;
+    let options = cluster.shared.parts.options();
+    let objects = Objects::open(&options.url, Nonce(77), &S3Options::default()).unwrap();
+    let slow = Slow { objects, most: AtomicU64::new(MOST), tried: Mutex::default() };
+    let mut uploader = Uploader::new(&writer.shared, &writer.pool, writer.log(), &slow, &options);
+    let work = async {
+        let big = vec![7; 100 << 10];
+        let producer = Some(Producer { id, sequence: 1 });
+        let of = AppendOptions { producer, ..AppendOptions::default() };
+        let appends: Vec<_> = (0..10).map(|_| writer.append_with(&big, &AppendOptions::default())).collect();
+        let last = writer.append_with("last", &of);
+        for (offset, append) in (0..).zip(appends) {
+            assert_eq!(append.await.unwrap(), Offset(offset));
+        }
+        assert_eq!(last.await.unwrap(), Offset(10));
+        let tried = slow.tried(0);
+        assert!(tried[0].1 > 3 * MOST && tried[1].1 < tried[0].1, "{tried:?}");
+        assert!(cluster.parts_of(writer.log(), ZERO) > 2);
+        // No part is smaller than a batch, so one that is one batch stays as it is.
+        slow.most.store(1_000, Ordering::Relaxed);
+        let append = writer.append(&[7; 2_000]);
+        until(|| slow.tried(tried.len()).len() > 2).await;
+        let (name, bytes) = slow.tried(tried.len())[0];
+        assert_eq!(slow.tried(tried.len())[2], (name, bytes));
+        slow.most.store(MOST, Ordering::Relaxed);
+        assert_eq!(append.await.unwrap(), Offset(11));
+    };
+    tokio::select! {
+        _ = uploader.run() => panic!("it stopped"),
+        () = soon(work) => {}
+    }
+    let table = cluster.shared.parts.producers().await;
+    assert_eq!(table.last(id).map(|last| last.offset), Some(Offset(10)));
+    assert_eq!(everything(&first, &name).await.len(), 12);
 }
 
 #[tokio::test]

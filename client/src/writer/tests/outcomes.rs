@@ -3,9 +3,9 @@
 use super::{append_all, everything, until};
 use crate::testing::{Cluster, Faults, log_name, node_id, numbered, soon};
 use crate::{Append, Client, ClientOptions, Error, LogWriter};
-use piculet_quorum::ids::{Epoch, Level, LogName, Nonce, Offset, SegmentNumber, Timestamp};
+use piculet_quorum::ids::{Epoch, Index, Level, LogName, Nonce, Offset, SegmentNumber, Timestamp};
 use piculet_quorum::meta::{Key, LogRecord, Record, Seal, SegmentRecord, SegmentState};
-use piculet_quorum::wire::message::{Address, Request};
+use piculet_quorum::wire::message::{Address, Refusal, Request};
 use std::time::Duration;
 
 const ZERO: SegmentNumber = SegmentNumber(0);
@@ -252,4 +252,53 @@ async fn a_writer_that_closes_hears_that_its_log_was_deleted() {
     delete(&cluster);
     let error = soon(writer.close()).await.unwrap_err();
     assert!(matches!(error, Error::Deleted(_)), "{error}");
+}
+
+/// A writer whose first append is followed by a roll that is refused now, and its second append, which
+/// waits for that.
+async fn held_up() -> (Cluster, LogWriter, Append) {
+    let cluster = Cluster::start(&NODES);
+    let (_, name) = cluster.client_and_log().await;
+    let mut options = cluster.options(&["a"]);
+    options.writer.segment_bytes = 1;
+    let client = soon(Client::connect(options)).await.unwrap();
+    let writer = soon(client.take_over(&name)).await.unwrap();
+    cluster.shared.meta.lock().refuse_seals = Some(Refusal::Unavailable("not now".to_owned()));
+    assert_eq!(soon(writer.append("x0")).await.unwrap(), Offset(0), "the roll does not hold it up");
+    until(|| cluster.shared.meta.lock().seals_refused > 0).await;
+    let queued = writer.append("x1");
+    (cluster, writer, queued)
+}
+
+#[tokio::test]
+async fn a_roll_that_is_refused_for_good_stops_the_writer_and_is_not_repeated() {
+    let contradicts = Refusal::Conflict { index: Index(1) };
+    for refusal in [Refusal::Invalid("it is not sound".to_owned()), contradicts] {
+        let (cluster, writer, queued) = held_up().await;
+        {
+            let mut meta = cluster.shared.meta.lock();
+            (meta.refuse_seals, meta.seals_refused) = (Some(refusal.clone()), 0);
+        }
+        let error = soon(queued).await.unwrap_err();
+        assert!(matches!(error, Error::Stopped(_)) && error.outcome_unknown(), "{error}");
+        let said = error.to_string();
+        assert!(said.contains("cannot be sealed at 1") && said.contains(&refusal.to_string()), "{said}");
+        until(|| writer.background.is_finished()).await;
+        assert_eq!(cluster.shared.meta.lock().seals_refused, 1);
+        let error = soon(writer.append("x2")).await.unwrap_err();
+        assert!(matches!(error, Error::Refused(_)) && !error.outcome_unknown(), "{error}");
+        cluster.shared.meta.lock().refuse_seals = None;
+        let next = take_over(&cluster, &log_name("log")).await;
+        assert_eq!(next.status().next, Offset(1), "what was acknowledged is there");
+    }
+}
+
+#[tokio::test]
+async fn a_roll_that_cannot_be_made_now_is_made_later() {
+    let (cluster, writer, queued) = held_up().await;
+    let refused = cluster.shared.meta.lock().seals_refused;
+    until(|| cluster.shared.meta.lock().seals_refused > refused + 3).await;
+    cluster.shared.meta.lock().refuse_seals = None;
+    assert_eq!(soon(queued).await.unwrap(), Offset(1));
+    assert!(writer.status().rolls > 0);
 }

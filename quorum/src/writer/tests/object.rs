@@ -1,6 +1,7 @@
 //! A writer of level `object`: its segments have no members, and it archives its entries itself.
 
 use super::*;
+use crate::limits::SEGMENT_PARTS;
 
 fn object(options: WriterOptions) -> Bench {
     let mut bench = bench_with(&[], &["a", "b", "c"], options);
@@ -71,6 +72,28 @@ fn a_roll_waits_for_the_archive_and_creates_a_segment_without_members() {
 }
 
 #[test]
+fn a_segment_of_many_small_parts_is_followed_by_the_next() {
+    let mut bench = object(WriterOptions::default());
+    let parts = u64::from(SEGMENT_PARTS);
+    for part in 1..parts {
+        bench.appends(1);
+        archive(&mut bench, ZERO, part);
+        // A mark that says nothing new is no part.
+        archive(&mut bench, ZERO, part);
+    }
+    bench.appends(2);
+    assert_eq!(bench.asked, []);
+    archive(&mut bench, ZERO, parts);
+    assert_eq!(bench.asked, [MetaRequest::Nodes], "it waits for what was given out meanwhile");
+    archive(&mut bench, ZERO, parts + 1);
+    let proposal = bench.proposals().pop().expect("it rolls");
+    assert_eq!((proposal.check(&Default::default()), bench.opened()), (Ok(()), vec![(1, 0)]));
+    bench.appends(1);
+    archive(&mut bench, ONE, 1);
+    assert_eq!((bench.writer.committed(), bench.proposals().len()), (Offset(parts + 2), 1), "it counts anew");
+}
+
+#[test]
 fn it_parks_and_goes_on_with_the_next_append() {
     let mut bench = object(WriterOptions::default());
     bench.appends(2);
@@ -85,6 +108,34 @@ fn it_parks_and_goes_on_with_the_next_append() {
     assert_eq!(waiting(&bench), Some((1, 0, 1)));
     archive(&mut bench, ONE, 1);
     assert_eq!(bench.writer.committed(), Offset(3));
+}
+
+#[test]
+fn it_does_not_park_before_an_application_that_waited_for_a_slow_upload_could_append_again() {
+    let idle = WriterOptions::default().idle_after;
+    for by_view in [false, true] {
+        let mut bench = object(WriterOptions::default());
+        bench.appends(1);
+        bench.pass(Span(3 * idle.0));
+        bench.hold = by_view;
+        if by_view {
+            // The answer to what recorded the part was lost: the metadata show it.
+            bench.writer.look();
+            bench.settle();
+            let mut view = bench.view(None);
+            view.segments.get_mut(&ZERO).expect("the oldest").archived.end = Index(1);
+            bench.answer(MetaReply::View(Box::new(view)));
+            bench.hold = false;
+        } else {
+            archive(&mut bench, ZERO, 1);
+        }
+        assert_eq!((bench.writer.committed(), bench.proposals().len()), (Offset(1), 0));
+        bench.pass(Span(idle.0 - 1));
+        assert_eq!(bench.proposals().len(), 0, "it has all the time that it has after an append");
+        bench.pass(Span(1));
+        let park = bench.proposals().pop().expect("it parks");
+        assert!(park.create.is_none() && bench.writer.parked());
+    }
 }
 
 #[test]

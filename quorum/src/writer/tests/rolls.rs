@@ -54,6 +54,38 @@ fn a_roll_whose_reply_is_lost_is_repeated_as_it_is_and_adopted() {
 }
 
 #[test]
+fn a_roll_that_is_refused_for_good_stops_the_writer() {
+    for unknown_before in [false, true] {
+        let (mut bench, proposal) = rolling();
+        if unknown_before {
+            bench.answer(MetaReply::Failed);
+            bench.pass(Span::millis(60));
+        }
+        let asked = bench.asked.len();
+        bench.answer(MetaReply::Never("it is not sound".to_owned()));
+        let Some(WriterEvent::Broken(why)) = bench.events.last() else { panic!("{:?}", bench.events) };
+        assert!(why.contains("segment 0 cannot be sealed at 2") && why.contains("not sound"), "{why}");
+        bench.pass(Span::secs(20));
+        assert_eq!(bench.asked.len(), asked, "it is not repeated, and nothing else is proposed");
+        assert_eq!(bench.append(), Err(AssignError::Closed));
+        assert_eq!((bench.writer.committed(), bench.writer.unresolved().count()), (Offset(2), 0));
+        assert_eq!(bench.proposals().pop(), Some(proposal));
+    }
+}
+
+#[test]
+fn what_is_only_read_is_read_again_whatever_the_answer() {
+    let options = WriterOptions { segment_bytes: 2 * BYTES, ..WriterOptions::default() };
+    let mut bench = bench_with(&["a", "b", "c"], &[], options);
+    bench.hold = true;
+    bench.appends(2);
+    bench.answer(MetaReply::Never("it is not sound".to_owned()));
+    bench.hold = false;
+    bench.pass(Span::millis(60));
+    assert_eq!(bench.opened(), [(1, 3)]);
+}
+
+#[test]
 fn a_roll_that_is_refused_and_did_not_land_is_built_anew_with_the_same_end() {
     let (mut bench, proposal) = rolling();
     bench.answer(MetaReply::Outcome(TxnOutcome::Refused));
