@@ -723,7 +723,7 @@ mod tests {
 
     #[test]
     fn only_a_recovery_gives_up_what_may_have_been() {
-        let mut live = short(Some(Revision(8)));
+        let mut live = short(Some(leave(50, 0)));
         live.read.value.epoch = Epoch(1);
         seal(&mut live).recovery = false;
         let refused = live.check(&Snapshot::default()).expect_err("a live writer knows what it has assigned");
@@ -731,7 +731,7 @@ mod tests {
         let damaged = edited(|p| {
             seal(p).read.value.ensemble.truncate(1);
             seal(p).holders.truncate(1);
-            seal(p).allowed_loss = Some(Revision(8));
+            seal(p).allowed_loss = Some(leave(50, 0));
         });
         assert!(damaged.check(&Snapshot::default()).is_err(), "an ensemble that has no quorum");
     }
