@@ -1,6 +1,7 @@
 //! What must hold after every event, named as in the protocol.
 
 use super::events::Batch;
+use super::healing::Healing;
 use super::loss::Losses;
 use super::outcomes::LeftOpen;
 use super::store::LOG;
@@ -348,7 +349,7 @@ impl World {
     /// Whether everything has caught up, now that the faults have stopped.
     pub(crate) fn finished(&self) -> bool {
         let end = self.store.now.log().value.next_base.0;
-        self.faults.closed
+        (self.faults.closed || self.ends != Healing::Replaced)
             && self.store.unarchived().next().is_none()
             && self.readers.iter().all(|reader| reader.next == end)
             && self.truth.all_seen(self.store.now.trim().value.trim_offset.0)
@@ -369,8 +370,9 @@ impl World {
             self.nodes.iter().map(|node| node.rest.runs.keys().map(|number| number.0).collect()).collect();
         let clients: Vec<String> = self.clients.iter().map(super::client::Client::describe).collect();
         format!(
-            "it does not catch up: closed {}, {sights:?}, unarchived {unarchived:?}, held {held:?}, readers at {:?} of {}, \
+            "it does not catch up: {:?}, closed {}, {sights:?}, unarchived {unarchived:?}, held {held:?}, readers at {:?} of {}, \
              clients {clients:?}, log {LOG:?}",
+            self.ends,
             self.faults.closed,
             self.readers.iter().map(|reader| reader.next).collect::<Vec<_>>(),
             self.store.now.log().value.next_base,
