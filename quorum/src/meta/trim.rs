@@ -3,6 +3,7 @@
 use super::delete::without_segment;
 use super::{FirstRecord, Key, Record, SegmentRecord, SegmentState, TrimRecord, Txn, Versioned};
 use crate::ids::{LogId, Offset};
+use crate::mutation::{Mutation, on};
 use serde::{Deserialize, Serialize};
 
 /// T4. Whoever proposes it has made sure that `to` is not above the visible tail.
@@ -36,7 +37,7 @@ pub fn delete_first_segment(
     segment: &Versioned<SegmentRecord>,
 ) -> Option<Txn> {
     let SegmentState::Archived(at) = &segment.value.state else { return None };
-    if segment.value.base.plus(at.end.0) > trim.value.trim_offset {
+    if segment.value.base.plus(at.end.0) > trim.value.trim_offset && !on(Mutation::DeletesUntrimmed) {
         return None;
     }
     let number = first.value.first_segment;
