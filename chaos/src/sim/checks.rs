@@ -101,6 +101,7 @@ impl World {
         });
         let before: Vec<_> = segments.map(|number| (number, self.store.now.segment(number))).collect();
         self.check_deletion(txn);
+        let epoch = self.store.now.log().value.epoch;
         let outcome = self.store.apply(txn);
         if outcome == TxnOutcome::Refused {
             return outcome;
@@ -117,6 +118,7 @@ impl World {
         }
         let open = self.store.unarchived().filter(|(_, record)| record.state == SegmentState::Open);
         assert!(open.count() <= 1, "I4: two open segments");
+        assert!(self.store.now.log().value.epoch >= epoch, "I4: the epoch of the log goes back");
         self.decide_outcomes();
         outcome
     }

@@ -145,12 +145,32 @@ impl World {
         let mut delay = self.rng.between(200, 4 * MS);
         if self.strikes(Hazard::MetaLate) {
             delay = self.rng.between(100 * MS, 1_500 * MS);
+            if let Meta::Propose(proposal) = &meta {
+                self.may_lose_holder(proposal);
+            }
         }
         if !self.strikes(Hazard::MetaLost) {
             self.schedule(delay, Event::MetaArrives { client: me, id, meta });
         }
         let answer = MetaAnswer::Failed;
         self.schedule(patience, Event::MetaAnswered { client: me, id, answer });
+    }
+
+    /// A holder may be reborn before the transaction lands that counts it.
+    fn may_lose_holder(&mut self, proposal: &Proposal) {
+        let Proposal::Seal(proposal) = proposal else { return };
+        let Some(seal) = &proposal.seal else { return };
+        // Of a member of the next segment the incarnation is compared for that as well.
+        let next = |holder: &NodeId| {
+            let create = proposal.create.iter().flat_map(|create| &create.ensemble);
+            create.into_iter().any(|(member, _)| member.node == *holder)
+        };
+        let Some((holder, _)) = seal.holders.iter().min_by_key(|(holder, _)| next(holder)) else { return };
+        let holder = self.node_ix(holder);
+        if self.strikes(Hazard::HolderLost) {
+            let down = self.rng.between(MS, 60 * MS);
+            self.lose_buffer(holder, down);
+        }
     }
 
     /// An end with one holder is being proposed: that holder must not be lost, for nobody would

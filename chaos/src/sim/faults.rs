@@ -165,7 +165,7 @@ impl World {
         self.run.power_cuts += 1;
     }
 
-    fn lose_buffer(&mut self, at: NodeIx, down: u64) {
+    pub(crate) fn lose_buffer(&mut self, at: NodeIx, down: u64) {
         if self.nodes[at].up && self.may_forget(at) {
             self.run.crashes += 1;
             self.stop_node(at, down);
