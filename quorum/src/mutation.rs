@@ -70,6 +70,8 @@ mutations! {
     StaleRepairsCount,
     /// A seal does not compare the records that it changes.
     SealsBlindly,
+    /// A seal compares neither the records that it changes nor the one that it creates.
+    SealsTwice,
     /// A roll does not compare the log's record.
     RollsBlindly,
     /// A roll seals at the commit, while entries are in flight.
