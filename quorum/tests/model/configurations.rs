@@ -115,7 +115,7 @@ pub(crate) const LOSS_AND_PARTS: Bounds =
     Bounds { name: "loss and parts", nodes: 2, parts: true, late: 1, ..LOSS };
 /// A restart and a loss, where entries count once they are synced.
 pub(crate) const DISK_RESTART_AND_LOSS: Bounds =
-    Bounds { name: "disk restart+loss", restarts: 1, ..DISK_PAIR_LOSS };
+    Bounds { name: "disk restart+loss", entries: (1, 0), restarts: 1, ..DISK_PAIR_LOSS };
 /// Parts are uploaded where entries count once they are synced.
 pub(crate) const DISK_PARTS: Bounds = Bounds { name: "disk parts", parts: true, late: 1, ..DISK_PAIR };
 
