@@ -3,10 +3,23 @@
 //!
 //! Without the feature `mutations` there is nothing here to switch, and [`on`] is a constant.
 
-/// A guard that is missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Mutation {
+macro_rules! mutations {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A guard that is missing.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Mutation {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Mutation {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+mutations! {
     /// A tail is reported to a takeover without fencing.
     TailUnfenced,
     /// An append is stored by a buffer that forgot what it held.
@@ -39,6 +52,12 @@ pub enum Mutation {
     LossInOwnEpoch,
     /// Parts of an open segment are uploaded beyond the commit.
     UploadsUncommitted,
+    /// What is committed is freed, archived or not.
+    FreesCommitted,
+    /// A loss does not compare what is archived.
+    LossIgnoresParts,
+    /// A segment is deleted that the log is not trimmed to.
+    DeletesUntrimmed,
     /// The fence is forgotten when a segment is dropped.
     FenceDropped,
     /// The fence does not survive a restart.
@@ -53,12 +72,16 @@ pub enum Mutation {
     StaleRepairsCount,
     /// A seal does not compare the records that it changes.
     SealsBlindly,
+    /// A seal compares neither the records that it changes nor the one that it creates.
+    SealsTwice,
     /// A roll does not compare the log's record.
     RollsBlindly,
     /// A roll seals at the commit, while entries are in flight.
     SealsUndrained,
     /// A writer goes on in a segment whose seal has an unknown outcome.
     GoesOnAfterSeal,
+    /// A roll whose transaction failed is not proposed again.
+    ProposesOnce,
     /// A writer takes a log for its own that has another's nonce.
     TakesOthersSuccess,
     /// A writer acknowledges what lies below an end that is not settled.

@@ -3,9 +3,12 @@
 //! that was judged.
 
 use super::events::{Event, NodeIx};
+use super::healing::Healing;
+use super::loss::Losses;
 use super::world::{MS, World};
-use piculet_quorum::ids::SegmentNumber;
-use piculet_quorum::liveness::{Liveness, judge};
+use piculet_quorum::ids::{NodeId, SegmentNumber};
+use piculet_quorum::liveness::{Liveness, beyond_recovery, judge, not_contradicted};
+use piculet_quorum::meta::{LogView, SegmentRecord};
 use piculet_quorum::time::Span;
 use piculet_quorum::wire::message::WriterSeen;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,8 +17,8 @@ impl World {
     /// A node looks whether the log has been abandoned.
     pub(crate) fn guard_tick(&mut self) {
         let period = self.rng.between(30 * MS, 150 * MS);
-        // In the end there is one writer, which goes on to its own end.
-        if self.healing {
+        // In the end of such a run there is one writer, which goes on to its own end.
+        if self.healing && self.ends == Healing::Replaced {
             return;
         }
         self.schedule(period, Event::GuardTick);
@@ -25,8 +28,12 @@ impl World {
         let newest = self.store.now.log().value.next_segment.0;
         let view = self.store.now.view(SegmentNumber(newest.saturating_sub(1)));
         let Some((number, segment)) = view.open_segment() else { return };
-        let record = &segment.record.value;
-        if record.epoch != view.record.value.epoch {
+        let (record, epoch) = (&segment.record.value, view.record.value.epoch);
+        if self.epoch_since.0 != epoch {
+            self.epoch_since = (epoch, self.now);
+        }
+        // A takeover may be at work in a later epoch than the segment's.
+        if self.now - self.epoch_since.1 < self.writer_timeout * MS {
             return;
         }
         let (mut answers, mut silent) = (BTreeMap::new(), BTreeSet::new());
@@ -41,10 +48,33 @@ impl World {
             }
         }
         let timeout = Span::millis(self.writer_timeout);
-        if judge(&record.ensemble, record.epoch, &answers, &silent, timeout) == Liveness::Gone {
+        let gone = match judge(&record.ensemble, epoch, &answers, &silent, timeout) {
+            Liveness::Gone => true,
+            Liveness::Alive { .. } => false,
+            Liveness::Unsure => {
+                self.is_beyond_recovery(&view, record)
+                    && not_contradicted(&record.ensemble, epoch, &answers, timeout)
+            }
+        };
+        if gone {
             self.run.abandoned += 1;
             self.start_guard(view.record);
         }
+    }
+
+    /// Whether too few members are left to tell where a segment ends, and the log may lose what they
+    /// had; an operator is asked for leave.
+    fn is_beyond_recovery(&mut self, view: &LogView, record: &SegmentRecord) -> bool {
+        let nodes = self.listed_nodes();
+        let current = |node: &NodeId| nodes.get(node).map(|view| view.incarnation(record.level).0);
+        if beyond_recovery(&record.ensemble, current).is_empty() {
+            return false;
+        }
+        assert_eq!(self.losses, Losses::Any, "I11: more is lost than the budget");
+        if view.allows_loss().is_none() {
+            self.ask_for_leave();
+        }
+        view.allows_loss().is_some()
     }
 
     /// What a node says of the writer of a segment; none when it does not answer.

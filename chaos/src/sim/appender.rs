@@ -2,6 +2,7 @@
 
 use super::client::Stage;
 use super::events::{Batch, ClientIx, Conn, Down, Event, Meta, MetaAnswer, NodeIx, Up};
+use super::healing::LAST_APPENDS;
 use super::journal::batch_of;
 use super::outcomes::LeftOpen;
 use super::store::LOG;
@@ -24,14 +25,16 @@ pub(crate) struct Appender {
     kept: BTreeMap<(SegmentNumber, Index), (Batch, Index)>,
     /// Appends whose futures are open.
     open: VecDeque<(Offset, SegmentNumber, Batch)>,
-    appended: u64,
+    /// Appends since the faults have stopped.
+    last_appends: u64,
     /// Whether the metadata request that is out reads the nodes.
     asked_nodes: bool,
 }
 
 impl Appender {
     pub(crate) fn new(writer: Writer, end: BatchEnd) -> Self {
-        Self { writer, end, kept: BTreeMap::new(), open: VecDeque::new(), appended: 0, asked_nodes: false }
+        let (kept, open) = (BTreeMap::new(), VecDeque::new());
+        Self { writer, end, kept, open, last_appends: 0, asked_nodes: false }
     }
 
     pub(crate) fn idle(&self) -> bool {
@@ -66,7 +69,7 @@ impl World {
             if rests { self.rng.between(50 * MS, 900 * MS) } else { self.rng.between(MS / 2, 8 * MS) };
         let first = self.next_id + 1;
         let Some(appender) = self.appender(me) else { return };
-        if healing && appender.appended >= 200 {
+        if appender.last_appends >= LAST_APPENDS {
             appender.writer.close(now);
             return self.drive_appender(me);
         }
@@ -78,7 +81,7 @@ impl World {
                 appender.end = end;
                 appender.kept.insert((place.segment, index), (batch, commit));
                 appender.open.push_back((offset, place.segment, batch));
-                appender.appended += 1;
+                appender.last_appends += u64::from(healing);
                 self.next_id += count;
             }
             Err(AssignError::NoRoom(_)) => self.run.no_room += 1,

@@ -1,6 +1,7 @@
 //! What must hold after every event, named as in the protocol.
 
 use super::events::Batch;
+use super::healing::Healing;
 use super::loss::Losses;
 use super::outcomes::LeftOpen;
 use super::store::LOG;
@@ -100,6 +101,7 @@ impl World {
         });
         let before: Vec<_> = segments.map(|number| (number, self.store.now.segment(number))).collect();
         self.check_deletion(txn);
+        let epoch = self.store.now.log().value.epoch;
         let outcome = self.store.apply(txn);
         if outcome == TxnOutcome::Refused {
             return outcome;
@@ -116,6 +118,7 @@ impl World {
         }
         let open = self.store.unarchived().filter(|(_, record)| record.state == SegmentState::Open);
         assert!(open.count() <= 1, "I4: two open segments");
+        assert!(self.store.now.log().value.epoch >= epoch, "I4: the epoch of the log goes back");
         self.decide_outcomes();
         outcome
     }
@@ -351,7 +354,7 @@ impl World {
     /// Whether everything has caught up, now that the faults have stopped.
     pub(crate) fn finished(&self) -> bool {
         let end = self.store.now.log().value.next_base.0;
-        self.faults.closed
+        (self.faults.closed || self.ends != Healing::Replaced)
             && self.store.unarchived().next().is_none()
             && self.readers.iter().all(|reader| reader.next == end)
             && self.truth.all_seen(self.store.now.trim().value.trim_offset.0)
@@ -372,8 +375,9 @@ impl World {
             self.nodes.iter().map(|node| node.rest.runs.keys().map(|number| number.0).collect()).collect();
         let clients: Vec<String> = self.clients.iter().map(super::client::Client::describe).collect();
         format!(
-            "it does not catch up: closed {}, {sights:?}, unarchived {unarchived:?}, held {held:?}, readers at {:?} of {}, \
+            "it does not catch up: {:?}, closed {}, {sights:?}, unarchived {unarchived:?}, held {held:?}, readers at {:?} of {}, \
              clients {clients:?}, log {LOG:?}",
+            self.ends,
             self.faults.closed,
             self.readers.iter().map(|reader| reader.next).collect::<Vec<_>>(),
             self.store.now.log().value.next_base,

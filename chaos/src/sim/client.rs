@@ -60,16 +60,14 @@ impl Client {
 impl World {
     /// A client starts and takes the log over, whether or not another one writes it.
     pub(crate) fn start_client(&mut self) {
-        let nonce = u128::from(self.fresh_id());
         let last = self.healing;
         let park = !last && self.rng.chance(80);
-        self.start_taking_over(TakingOver::new(nonce, park));
+        self.start_taking_over(TakingOver::new(park));
     }
 
     /// A node takes the log over from the record that it has judged, to seal what is open.
     pub(crate) fn start_guard(&mut self, judged: Versioned<LogRecord>) {
-        let nonce = u128::from(self.fresh_id());
-        self.start_taking_over(TakingOver::of_abandoned(nonce, judged));
+        self.start_taking_over(TakingOver::of_abandoned(judged));
     }
 
     fn start_taking_over(&mut self, takeover: TakingOver) {
@@ -147,12 +145,32 @@ impl World {
         let mut delay = self.rng.between(200, 4 * MS);
         if self.strikes(Hazard::MetaLate) {
             delay = self.rng.between(100 * MS, 1_500 * MS);
+            if let Meta::Propose(proposal) = &meta {
+                self.may_lose_holder(proposal);
+            }
         }
         if !self.strikes(Hazard::MetaLost) {
             self.schedule(delay, Event::MetaArrives { client: me, id, meta });
         }
         let answer = MetaAnswer::Failed;
         self.schedule(patience, Event::MetaAnswered { client: me, id, answer });
+    }
+
+    /// A holder may be reborn before the transaction lands that counts it.
+    fn may_lose_holder(&mut self, proposal: &Proposal) {
+        let Proposal::Seal(proposal) = proposal else { return };
+        let Some(seal) = &proposal.seal else { return };
+        // Of a member of the next segment the incarnation is compared for that as well.
+        let next = |holder: &NodeId| {
+            let create = proposal.create.iter().flat_map(|create| &create.ensemble);
+            create.into_iter().any(|(member, _)| member.node == *holder)
+        };
+        let Some((holder, _)) = seal.holders.iter().min_by_key(|(holder, _)| next(holder)) else { return };
+        let holder = self.node_ix(holder);
+        if self.strikes(Hazard::HolderLost) {
+            let down = self.rng.between(MS, 60 * MS);
+            self.lose_buffer(holder, down);
+        }
     }
 
     /// An end with one holder is being proposed: that holder must not be lost, for nobody would
@@ -201,17 +219,14 @@ impl World {
     }
 
     /// Where only members are lost that the protocol makes up for, an end whose only holder has just
-    /// been lost never reaches the store.
+    /// been lost does not reach the store. Once that holder is reborn, the store refuses it.
     fn holder_is_gone(&self, proposal: &Proposal) -> bool {
         let Proposal::Seal(proposal) = proposal else { return false };
         let Some(seal) = &proposal.seal else { return false };
-        let lives = |holder: &NodeId| {
-            let node = &self.nodes[self.node_ix(holder)];
-            !node.forgot && seal.read.value.member(holder) == Some(node.incarnation)
-        };
+        let gone = |holder: &NodeId| self.nodes[self.node_ix(holder)].forgot;
         self.losses == Losses::Budget
             && !seal.settled()
-            && !seal.holders.iter().any(|(holder, _)| lives(holder))
+            && seal.holders.iter().all(|(holder, _)| gone(holder))
     }
 
     /// A segment whose members have mostly lost their memory before it exists is beyond what the

@@ -3,7 +3,6 @@
 use super::client::Client;
 use super::events::{Event, NodeIx};
 use super::loss::Losses;
-use super::reader::Reader;
 use super::schedule::{Fault, Hazard, Planned};
 use super::world::{MS, World};
 use piculet_quorum::ids::{Level, SegmentNumber};
@@ -166,7 +165,7 @@ impl World {
         self.run.power_cuts += 1;
     }
 
-    fn lose_buffer(&mut self, at: NodeIx, down: u64) {
+    pub(crate) fn lose_buffer(&mut self, at: NodeIx, down: u64) {
         if self.nodes[at].up && self.may_forget(at) {
             self.run.crashes += 1;
             self.stop_node(at, down);
@@ -223,36 +222,6 @@ impl World {
         if running < 4 {
             self.start_client();
         }
-    }
-
-    /// The faults stop. One last writer takes over, appends, and closes.
-    pub(crate) fn heal(&mut self) {
-        self.healing = true;
-        self.store.away = false;
-        for at in 0..self.nodes.len() {
-            self.nodes[at].lag = 0;
-            self.nodes[at].isolated = false;
-        }
-        // Whoever still takes over might do so after the last writer, and then crash no more.
-        for at in 0..self.clients.len() {
-            if self.clients[at].takes_over() {
-                self.end_client(at);
-            }
-        }
-        self.faults.objects_away = false;
-        let reader = self.readers.len();
-        self.readers.push(Reader::new());
-        self.schedule(0, Event::ReaderTick { reader });
-        self.schedule(1_000 * MS, Event::LastWriter);
-    }
-
-    pub(crate) fn last_writer(&mut self) {
-        // Nobody forgets what the last writer has others hold.
-        if self.losses == Losses::Any && self.nodes.iter().any(|node| !node.up) {
-            return self.schedule(100 * MS, Event::LastWriter);
-        }
-        self.start_client();
-        self.schedule(50 * MS, Event::Verdict);
     }
 }
 

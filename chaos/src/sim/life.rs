@@ -9,6 +9,7 @@ use super::schedule::Hazard;
 use super::store::{LOG, Records};
 use super::upload::Uploads;
 use super::world::{MS, World};
+use piculet_node::lives::Lives;
 use piculet_quorum::batch::Place;
 use piculet_quorum::ids::{Index, Level, Nonce, Revision, SegmentNumber};
 use piculet_quorum::meta::register::{Start, swap_life};
@@ -32,6 +33,7 @@ impl Node {
         self.unsynced.clear();
         self.uploads = Uploads::default();
         self.writers.clear();
+        self.lives = Lives::default();
         self.rest.process_ends();
     }
 
@@ -162,6 +164,7 @@ impl World {
         node.up = true;
         node.life += 1;
         self.run.unsynced_losses += node.take_up() as u64;
+        self.note_lives(at);
         self.register(at);
     }
 
@@ -249,8 +252,19 @@ impl World {
         }
     }
 
+    /// A node takes note of who is lost, as its watch has shown it.
+    fn note_lives(&mut self, at: NodeIx) {
+        let (now, level) = (self.time(), self.level);
+        let ids = self.nodes.iter().map(|node| node.id.clone());
+        let keys: Vec<Key> =
+            ids.flat_map(|id| [Key::Node(id.clone()), Key::Incarnation(id, level)]).collect();
+        let node = &mut self.nodes[at];
+        node.lives.reset(now, &node.mirror.snapshot(keys));
+    }
+
     /// A node learns from its watch.
     fn node_learns(&mut self, at: NodeIx) {
+        self.note_lives(at);
         let node = &self.nodes[at];
         let known = node.mirror.known(node.replica.segments(), self.store.first_unarchived);
         self.learn(at, &known);

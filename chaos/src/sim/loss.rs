@@ -7,7 +7,7 @@ use super::rng::Rng;
 use super::schedule::Hazard;
 use super::store::LOG;
 use super::world::{MS, World};
-use piculet_quorum::ids::{Index, NodeId, Nonce, Offset, Revision, SegmentNumber};
+use piculet_quorum::ids::{Index, Level, NodeId, Nonce, Offset, Revision, SegmentNumber};
 use piculet_quorum::meta::configure::ConfigureLog;
 use piculet_quorum::meta::loss::RecordLoss;
 use piculet_quorum::meta::takeover::TakeOver;
@@ -91,10 +91,11 @@ impl World {
             if view.record.value.epoch > record.epoch {
                 return self.search_loss(&view, *number, segment, &nodes);
             }
-            // Its writer may still repair it: a takeover comes first, once that has gone.
-            let newest = number.plus(1) == view.record.value.next_segment;
+            // Its writer may still repair it: a takeover comes first, once that has gone. Where a segment
+            // is open that is looked after as an abandoned one.
+            let closed = view.open_segment().is_none();
             let alive = self.clients.iter().any(|client| client.writes_in(record.epoch));
-            if newest && (!alive || self.rng.chance(50)) {
+            if closed && (!alive || self.rng.chance(50)) {
                 let (read, writer) = (view.record.clone(), Nonce(u128::from(self.fresh_id())));
                 let take = TakeOver { log: LOG, read, writer, holder: None };
                 self.apply(&take.txn());
@@ -213,7 +214,13 @@ impl World {
         let members = after.ensemble.len();
         assert!(left.len() < members, "T6: nobody has forgotten segment {number}, a loss is recorded");
         for member in &left {
-            let held = self.nodes[self.node_ix(&member.node)].rest.held(number).unwrap_or_default();
+            let node = &self.nodes[self.node_ix(&member.node)];
+            let held = match self.level {
+                // It may have synced more since it was fenced, and said what it held then.
+                Level::Disk => node.replica.marks(number).map(|marks| marks.writer_tail),
+                _ => node.rest.held(number),
+            };
+            let held = held.unwrap_or_default();
             assert!(held <= loss.from, "T6: {} holds segment {number} to {held}, {loss:?}", member.node);
         }
         let archived = self.store.now.archived(number, before).end;

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | what goes wrong, and when | `schedule`; carried out in `faults` |
 //! | what must hold | `checks`, `outcomes` |
+//! | the faults stop, and who is left then | `healing` |
 //! | a node's process; what it has at rest | `node`, `life`; `rest`, and behind it the shipped buffer of level `memory` in `memory`, the shipped journal of level `disk` in `journal` |
 //! | writers and takeovers; a log without a writer | `client`, `appender`, `takeover`; `abandoned` |
 //! | readers, and where the tail is; uploads; trims | `reader`, `tail`; `upload`; `trims` |
@@ -20,6 +21,7 @@ mod checks;
 mod client;
 mod events;
 mod faults;
+mod healing;
 mod journal;
 mod life;
 mod loss;

@@ -7,6 +7,7 @@ use super::schedule::Hazard;
 use super::store::{LOG, Records};
 use super::upload::Uploads;
 use super::world::{MS, World};
+use piculet_node::lives::Lives;
 use piculet_quorum::batch::BatchEnd;
 use piculet_quorum::ids::{Incarnation, Level, NodeId, SegmentNumber};
 use piculet_quorum::meta::register::Start;
@@ -38,6 +39,8 @@ pub(crate) struct Node {
     /// The metadata as its watch has brought them, and when the watch tells next.
     pub(crate) mirror: Records,
     pub(crate) watch_at: u64,
+    /// What that says of who is lost.
+    pub(crate) lives: Lives,
     /// Whether it reads all metadata anew.
     pub(crate) rereading: bool,
     pub(crate) lease: LeaseId,
@@ -85,6 +88,7 @@ impl Node {
             journal: (level == Level::Disk).then(|| Journal::new(0)),
             mirror: Records::default(),
             watch_at: 0,
+            lives: Lives::default(),
             rereading: false,
             lease: LeaseId(0),
             start: Start::default(),

@@ -141,6 +141,8 @@ hazards! {
     LossLate = 150,
     /// At level `memory`, a node's process is killed between two stores.
     KilledStoring = 12,
+    /// Somebody who is counted as a holder loses its buffer while the transaction that says so is late.
+    HolderLost = 600,
 }
 
 /// Everything that is to go wrong in one run.

@@ -41,7 +41,8 @@ struct Copy {
 /// A takeover.
 #[derive(Debug)]
 pub(crate) struct TakingOver {
-    writer: u128,
+    /// What the last attempt at the epoch is known by: a fresh value each time.
+    writer: Option<Nonce>,
     /// Whether to leave the log without an open segment.
     park: bool,
     /// The record that a node has judged: the epoch is made from no other.
@@ -57,9 +58,9 @@ pub(crate) struct TakingOver {
 }
 
 impl TakingOver {
-    pub(crate) fn new(writer: u128, park: bool) -> Self {
+    pub(crate) fn new(park: bool) -> Self {
         Self {
-            writer,
+            writer: None,
             park,
             judged: None,
             mine: None,
@@ -72,8 +73,8 @@ impl TakingOver {
     }
 
     /// By a node, of a log whose writer has gone.
-    pub(crate) fn of_abandoned(writer: u128, judged: Versioned<LogRecord>) -> Self {
-        Self { judged: Some(judged), ..Self::new(writer, true) }
+    pub(crate) fn of_abandoned(judged: Versioned<LogRecord>) -> Self {
+        Self { judged: Some(judged), ..Self::new(true) }
     }
 }
 
@@ -137,13 +138,13 @@ impl World {
     /// What the log looks like: is the epoch mine yet, and what is to be done about its segments?
     fn takeover_looks(&mut self, me: ClientIx, view: LogView, nodes: Nodes) {
         let now = self.time();
+        let attempt = Nonce(u128::from(self.next_id + 1));
         let takeover = self.taking_over(me);
-        let writer = Nonce(takeover.writer);
         if let Some(recovery) = &mut takeover.recovery {
             recovery.handle_nodes(now, nodes);
             return self.drive_recovery(me);
         }
-        let mine = view.record.value.writer == writer;
+        let mine = Some(view.record.value.writer) == takeover.writer;
         if !mine && takeover.mine.is_some() {
             self.run.fenced += 1;
             return self.end_client(me);
@@ -155,10 +156,11 @@ impl World {
             let take = Proposal::TakeOver(TakeOver {
                 log: LOG,
                 read: view.record,
-                writer,
+                writer: attempt,
                 holder: Some("taker".to_owned()),
             });
-            takeover.proposal = Some(take.clone());
+            (takeover.writer, takeover.proposal) = (Some(attempt), Some(take.clone()));
+            self.next_id += 1;
             return self.ask_meta(me, Meta::Propose(Box::new(take)));
         }
         takeover.mine = Some(view.record.clone());
@@ -259,7 +261,7 @@ impl World {
                 let newest = self.store.now.log().value.next_segment.0 - 1;
                 let open = self.store.now.segment(SegmentNumber(newest));
                 let open = open.is_some_and(|segment| segment.value.state == SegmentState::Open);
-                let mine = self.store.now.log().value.writer == Nonce(self.taking_over(me).writer);
+                let mine = Some(self.store.now.log().value.writer) == self.taking_over(me).writer;
                 self.taking_over(me).recovery = None;
                 if self.losses == Losses::Any {
                     self.ask_for_leave();

@@ -73,10 +73,11 @@ impl World {
         let skip = end.filter(|end| self.is_lost_from(at, number, archived) && archived < *end);
         let uploadable = skip.unwrap_or(uploadable);
         let place = record.ensemble.iter().position(|member| member.node == node.id)? as u64;
-        let elected = node.mirror.get(&Key::Flush(LOG, number)).map(|flush| {
+        let uploader = node.mirror.get(&Key::Flush(LOG, number)).map(|flush| {
             let Record::Flush(FlushRecord { uploader }) = &flush.value else { panic!("not a flush record") };
-            *uploader == self.me(at)
+            uploader
         });
+        let time = self.time();
         let sole = match &record.state {
             SegmentState::Sealed(seal) => seal.holders == [node.id.clone()],
             _ => false,
@@ -86,11 +87,11 @@ impl World {
             uploadable,
             bytes: uploadable.0.saturating_sub(archived.0) * 100,
             end,
-            urgent: node.short() || self.healing,
+            urgent: node.short() || node.lives.lost(time, &node.id, record).next().is_some(),
             rank: (place + number.0) % record.ensemble.len() as u64,
             sole,
-            elected,
-            forsaken: false,
+            elected: uploader.map(|uploader| *uploader == self.me(at)),
+            forsaken: uploader.is_some_and(|uploader| node.lives.is_lost(time, record.level, uploader)),
         })
     }
 

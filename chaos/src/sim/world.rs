@@ -4,6 +4,7 @@ use super::checks::Truth;
 use super::client::Client;
 use super::events::{Caller, ClientIx, Conn, Down, Event, NodeIx, Up};
 use super::faults::Faults;
+use super::healing::Healing;
 use super::loss::{Losses, Search};
 use super::node::Node;
 use super::reader::Reader;
@@ -14,7 +15,7 @@ use super::tail::TailSearch;
 use super::tally::Tally;
 use super::upload::Objects;
 use piculet_quorum::archiver::FlushOptions;
-use piculet_quorum::ids::{Level, NodeId};
+use piculet_quorum::ids::{Epoch, Level, NodeId};
 use piculet_quorum::time::{Span, Time};
 use piculet_quorum::writer::WriterOptions;
 use std::collections::BTreeMap;
@@ -69,11 +70,15 @@ pub(crate) struct World {
     pub(crate) flush: FlushOptions,
     pub(crate) run: Tally,
     pub(crate) healing: bool,
+    /// Who is left when the faults stop.
+    pub(crate) ends: Healing,
     pub(crate) losses: Losses,
     pub(crate) loss_search: Option<Search>,
     pub(crate) tail: TailSearch,
     /// Without a stream for so many milliseconds, a writer has gone.
     pub(crate) writer_timeout: u64,
+    /// The log's epoch, and since when the nodes know of it.
+    pub(crate) epoch_since: (Epoch, u64),
     /// Whether an operator has been asked to let the log lose entries.
     pub(crate) leave_asked: bool,
     pub(crate) next_id: u64,
@@ -83,7 +88,8 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(schedule: Schedule, recorder: Option<Recorder>) -> Self {
-        let mut rng = Rng::stream(schedule.seed, 0);
+        let seed = schedule.seed;
+        let mut rng = Rng::stream(seed, 0);
         let level = if rng.chance(500) { Level::Memory } else { Level::Disk };
         let member_timeout = Span::millis(rng.between(60, 400));
         let options = WriterOptions {
@@ -102,8 +108,8 @@ impl World {
             interval,
             interval_max: Span(interval.0 * rng.between(1, 5)),
         };
-        let writer_timeout = Rng::stream(schedule.seed, 3).between(60, 500);
-        let (losses, allowed) = Losses::of(schedule.seed);
+        let writer_timeout = Rng::stream(seed, 3).between(60, 500);
+        let (losses, allowed) = Losses::of(seed);
         let mut world = Self {
             now: START,
             sequence: 0,
@@ -124,6 +130,8 @@ impl World {
             flush,
             run: Tally::default(),
             healing: false,
+            ends: Healing::of(seed),
+            epoch_since: (Epoch(0), START),
             losses,
             loss_search: None,
             tail: TailSearch::default(),

@@ -131,8 +131,10 @@ impl RecordLoss {
         let key = Key::Segment(self.log, self.segment);
         let mut txn = Txn::default()
             .when(Key::Log(self.log), self.read.revision)
-            .when(key.clone(), self.record.revision)
-            .when(Key::Part(self.log, self.segment, self.archived), Revision(0));
+            .when(key.clone(), self.record.revision);
+        if !on(Mutation::LossIgnoresParts) {
+            txn = txn.when(Key::Part(self.log, self.segment, self.archived), Revision(0));
+        }
         let level = self.record.value.level;
         let moved = self.moved.iter().map(|(node, revision)| (node, *revision));
         let answers = self.answers.iter().map(|answered| (&answered.node, answered.revision));

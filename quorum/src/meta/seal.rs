@@ -151,14 +151,15 @@ impl SealSegment {
     pub fn txn(&self) -> Txn {
         let (log, created) = self.records();
         let roll = self.seal.as_ref().is_some_and(|seal| !seal.recovery);
-        let mut txn = Txn::default();
-        if !(on(Mutation::SealsBlindly) || on(Mutation::RollsBlindly) && roll) {
+        let (twice, mut txn) = (on(Mutation::SealsTwice), Txn::default());
+        let blind = on(Mutation::SealsBlindly) || twice;
+        if !(blind || on(Mutation::RollsBlindly) && roll) {
             txn = txn.when(Key::Log(self.log), self.read.revision);
         }
         txn = txn.put(Key::Log(self.log), Record::Log(log));
         if let Some(seal) = &self.seal {
             let key = Key::Segment(self.log, seal.segment);
-            if !on(Mutation::SealsBlindly) {
+            if !blind {
                 txn = txn.when(key.clone(), seal.read.revision);
             }
             txn = txn.put(key, Record::Segment(seal.record(self.read.value.epoch)));
@@ -181,7 +182,10 @@ impl SealSegment {
         }
         if let (Some(create), Some((number, record))) = (&self.create, created) {
             let key = Key::Segment(self.log, number);
-            txn = txn.when(key.clone(), Revision(0)).put(key, Record::Segment(record));
+            if !twice {
+                txn = txn.when(key.clone(), Revision(0));
+            }
+            txn = txn.put(key, Record::Segment(record));
             for (member, revision) in &create.ensemble {
                 txn = txn.when(Key::Incarnation(member.node.clone(), create.level), *revision);
             }

@@ -3,6 +3,7 @@
 use super::delete::without_segment;
 use super::{FirstRecord, Key, Record, SegmentRecord, SegmentState, TrimRecord, Txn, Versioned};
 use crate::ids::{LogId, Offset};
+use crate::mutation::{Mutation, on};
 use serde::{Deserialize, Serialize};
 
 /// T4. Whoever proposes it has made sure that `to` is not above the visible tail.
@@ -39,7 +40,8 @@ pub fn delete_first_segment(
     let SegmentState::Archived(at) = &segment.value.state else { return None };
     let (end, trimmed) = (segment.value.base.plus(at.end.0), trim.value.trim_offset);
     let lossy = segment.value.loss.is_some_and(|loss| loss.acknowledged);
-    if end > trimmed || lossy && end == trimmed {
+    let kept = end > trimmed || lossy && end == trimmed;
+    if kept && !on(Mutation::DeletesUntrimmed) {
         return None;
     }
     let number = first.value.first_segment;

@@ -168,7 +168,8 @@ impl Replica {
             held.archived = archived;
         }
         held.settle();
-        held.marks.freed = held.marks.freed.max(held.archived.end.min(held.marks.tail));
+        let free = if on(Mutation::FreesCommitted) { held.marks.commit } else { held.archived.end };
+        held.marks.freed = held.marks.freed.max(free.min(held.marks.tail));
         held.marks.assert_sound();
         Learned::FreeBelow(held.marks.freed)
     }

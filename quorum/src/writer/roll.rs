@@ -246,7 +246,7 @@ impl Writer {
         let later = Some(now.after(RETRY));
         match &mut self.roll {
             Roll::Reading { again } | Roll::Checking { again } => *again = later,
-            Roll::Proposing { again, .. } if proposed => *again = later,
+            Roll::Proposing { again, .. } if proposed && !on(Mutation::ProposesOnce) => *again = later,
             Roll::Proposing { .. } | Roll::No | Roll::Draining { .. } | Roll::Parked | Roll::Closed => {}
         }
     }

@@ -31,7 +31,8 @@ pub(crate) struct Bounds {
     pub(crate) suspicion: bool,
     /// Whether parts are uploaded, and nodes learn of it.
     pub(crate) parts: bool,
-    /// Whether losses are recorded of ends that are not settled, and whether the log allows more.
+    /// Whether losses are recorded of ends that are not settled (with `parts` one of them so late that
+    /// nobody waits for it), and whether the log allows more.
     pub(crate) losses: bool,
     pub(crate) allow_loss: bool,
     /// Transactions whose outcome is not heard.
@@ -75,6 +76,7 @@ pub(crate) enum Action {
     UploadLate { at: usize, segment: usize },
     FenceLoss { segment: usize, at: usize },
     RecordLoss(usize),
+    RecordLossLate(usize),
     Reborn(usize),
     Dies(usize),
     Restarts(usize),
@@ -132,6 +134,9 @@ impl Model for Bounds {
             for segment in 0..segments {
                 actions.extend((0..self.nodes).map(|at| Action::FenceLoss { segment, at }));
                 actions.push(Action::RecordLoss(segment));
+                if self.parts && state.spent.late_losses == 0 {
+                    actions.push(Action::RecordLossLate(segment));
+                }
             }
         }
         actions.extend((0..state.wire.late.len()).map(Action::Land));
@@ -212,7 +217,7 @@ impl Bounds {
                         actions.push(Action::Tick(by));
                     }
                     actions.extend([Action::Refresh(by), Action::Copy(by), Action::Publish(by)]);
-                    if state.spent.late < self.late {
+                    if self.seals_late(state) {
                         actions.push(Action::PublishUnheard(by));
                     }
                     if state.spent.restarted < self.recoveries {
@@ -233,12 +238,18 @@ impl Bounds {
         self.suspicion || silent.iter().any(dead) || taking.ticks == 0
     }
 
+    /// Whether the transaction of a seal may go unheard. Where losses and parts are late that is left
+    /// to others.
+    fn seals_late(&self, state: &State) -> bool {
+        state.spent.late < self.late && !(self.losses && self.parts)
+    }
+
     fn of_writer(&self, state: &State, by: usize, actions: &mut Vec<Action>) {
         if self.may_append(state, by) {
             actions.push(Action::Append(by));
         }
         actions.push(Action::Meta(by));
-        if state.spent.late < self.late {
+        if self.seals_late(state) {
             actions.push(Action::MetaFails(by));
         }
         for at in 0..self.nodes {
@@ -288,6 +299,9 @@ impl Bounds {
     }
 
     fn step(&self, state: &mut State, action: Action) -> bool {
+        // What may be lost is uploaded piece by piece: a part that reaches the end would change the
+        // segment's record, which a loss compares anyway.
+        let most = if self.losses { 1 } else { u64::MAX };
         match action {
             Action::Append(by) => state.append(by),
             Action::Deliver { sent, to } => state.deliver(sent, to),
@@ -321,10 +335,11 @@ impl Bounds {
             }
             Action::Sync { at, segment } => state.sync(segment, at),
             Action::SyncFence(at) => state.sync_fence(at),
-            Action::Upload { at, segment } => state.upload(at, segment, false),
-            Action::UploadLate { at, segment } => state.upload(at, segment, true),
+            Action::Upload { at, segment } => state.upload(at, segment, most, false),
+            Action::UploadLate { at, segment } => state.upload(at, segment, most, true),
             Action::FenceLoss { segment, at } => state.fence_loss(segment, at),
-            Action::RecordLoss(segment) => state.record_loss(segment),
+            Action::RecordLoss(segment) => state.record_loss(segment, false),
+            Action::RecordLossLate(segment) => state.record_loss(segment, true),
             Action::Reborn(at) => {
                 state.reborn(at);
                 true

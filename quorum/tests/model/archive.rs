@@ -8,8 +8,9 @@ use piculet_quorum::meta::{PartRecord, SegmentEnd, Txn};
 use piculet_quorum::time::{Span, Time};
 
 impl State {
-    /// A member uploads what it may, and records it: at once, or so late that nobody waits for it.
-    pub(crate) fn upload(&mut self, at: usize, segment: usize, late: bool) -> bool {
+    /// A member uploads what it may, so many entries at most, and records it: at once, or so late that
+    /// nobody waits for it.
+    pub(crate) fn upload(&mut self, at: usize, segment: usize, most: u64, late: bool) -> bool {
         if !self.is_member(segment, at) {
             return false;
         }
@@ -32,6 +33,7 @@ impl State {
         let options = FlushOptions { bytes: 0, bytes_min: 0, interval: Span(0), interval_max: Span(0) };
         let txn = match Archiver::new(options).step(Time(1), &sight) {
             ArchiverStep::Upload(first, end) => {
+                let end = end.min(first.plus(most.min(end.0)));
                 let Some(at) = self.put(at, segment, first, end) else { return false };
                 let part = PartRecord { at, bytes: 1, encoder: 1, skip: false };
                 let before = row.last();

@@ -110,6 +110,15 @@ pub(crate) const DISK_PAIR_LOSS: Bounds =
 pub(crate) const ALLOWED: Bounds =
     Bounds { name: "allowed loss", takeovers: 1, crashes: 2, parts: true, allow_loss: true, ..QUIET };
 
+/// Parts are uploaded one entry at a time, and recorded late, while a loss is.
+pub(crate) const LOSS_AND_PARTS: Bounds =
+    Bounds { name: "loss and parts", nodes: 2, parts: true, late: 1, ..LOSS };
+/// A restart and a loss, where entries count once they are synced.
+pub(crate) const DISK_RESTART_AND_LOSS: Bounds =
+    Bounds { name: "disk restart+loss", entries: (1, 0), restarts: 1, ..DISK_PAIR_LOSS };
+/// Parts are uploaded where entries count once they are synced.
+pub(crate) const DISK_PARTS: Bounds = Bounds { name: "disk parts", parts: true, late: 1, ..DISK_PAIR };
+
 /// What an unoptimised build has time for.
 pub(crate) const SHORT: [Bounds; 3] = [
     Bounds { name: "short races", entries: (1, 0), ..RACES },
@@ -118,7 +127,7 @@ pub(crate) const SHORT: [Bounds; 3] = [
 ];
 
 /// All that run in an optimised one.
-pub(crate) const ALL: [Bounds; 16] = [
+pub(crate) const ALL: [Bounds; 19] = [
     RACES,
     LOSSES,
     LOSSES_IN_RACES,
@@ -134,6 +143,9 @@ pub(crate) const ALL: [Bounds; 16] = [
     LOSS_AFTER_ROLL,
     DISK_LOSS,
     DISK_PAIR_LOSS,
+    LOSS_AND_PARTS,
+    DISK_RESTART_AND_LOSS,
+    DISK_PARTS,
     ALLOWED,
 ];
 

@@ -45,14 +45,14 @@ impl State {
                 });
             }
         }
+        if let Some((invariant, how)) = self.violated() {
+            self.broken(invariant, how);
+        }
         let epoch = self.store.log().value.epoch.0;
         if epoch < self.ghost.epoch {
             self.broken(Invariant::I4, "the epoch of the log goes back");
         } else if epoch > self.ghost.epoch {
             self.ghost.change(|ghost| ghost.epoch = epoch);
-        }
-        if let Some((invariant, how)) = self.violated() {
-            self.broken(invariant, how);
         }
     }
 

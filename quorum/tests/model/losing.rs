@@ -50,8 +50,8 @@ impl State {
         })
     }
 
-    /// T6, from what was answered in the log's epoch.
-    pub(crate) fn record_loss(&mut self, segment: usize) -> bool {
+    /// T6, from what was answered in the log's epoch: at once, or so late that nobody waits for it.
+    pub(crate) fn record_loss(&mut self, segment: usize, late: bool) -> bool {
         let Some(mut loss) = self.loss(segment) else { return false };
         for member in loss.record.value.ensemble.clone() {
             let answers = self.wire.answers.iter().filter(|answer| answer.member == member);
@@ -68,6 +68,11 @@ impl State {
         }
         if loss.check(self.store.snapshot()).is_err() {
             return false;
+        }
+        if late {
+            self.spent.late_losses += 1;
+            self.wire.change(|wire| wire.late.push(loss.txn()));
+            return true;
         }
         let outcome = self.store.change(|store| store.apply(&loss.txn()));
         if matches!(outcome, TxnOutcome::Applied(_)) {

@@ -158,6 +158,10 @@ fn main() -> ExitCode {
     let begun = Instant::now();
     panics::note();
     let mut tried = Tried::default();
+    if (how("ci") || how("deep")) && (cfg!(not(feature = "mutations")) || cfg!(debug_assertions)) {
+        println!("PICULET_MODEL asks for everything: build it with --release --features mutations");
+        return ExitCode::FAILURE;
+    }
     if cfg!(debug_assertions) {
         tried.baseline(&configurations::SHORT, &[]);
         return tried.conclude(begun.elapsed().as_secs_f32());

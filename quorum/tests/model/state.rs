@@ -1,8 +1,10 @@
 //! What there is: the store, nodes, processes that write or take over, and what is on the wire.
 //!
 //! The machines are the shipped ones. A message that was ever sent may be delivered at any later
-//! time, any number of times, in any order, or never: so messages are not queued, but represented by
-//! the facts that make them deliverable, which only grow.
+//! time, again after a loss or a repair, or never: so messages are not queued, but represented by the
+//! facts that make them deliverable, which only grow. Of a writer's appends to a member only the one at
+//! that member's tail is delivered: what a machine answers to others, a repetition, a gap or another
+//! content, is for the tests beside it.
 
 use crate::shared::Shared;
 use crate::store::Store;
@@ -177,6 +179,7 @@ pub(crate) struct Spent {
     pub(crate) crashes: u8,
     pub(crate) restarts: u8,
     pub(crate) late: u8,
+    pub(crate) late_losses: u8,
     pub(crate) rolls: u8,
     pub(crate) restarted: u8,
 }
