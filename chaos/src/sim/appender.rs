@@ -4,6 +4,7 @@ use super::client::Stage;
 use super::events::{Batch, ClientIx, Conn, Down, Event, Meta, MetaAnswer, NodeIx, Up};
 use super::healing::LAST_APPENDS;
 use super::journal::batch_of;
+use super::loss::Losses;
 use super::outcomes::LeftOpen;
 use super::store::LOG;
 use super::world::{MS, World};
@@ -215,6 +216,10 @@ impl World {
                 let Some(appender) = self.appender(me) else { return };
                 assert!(appender.idle(), "closed with appends under way");
                 self.faults.closed = me + 1 == self.clients.len();
+                self.end_client(me);
+            }
+            WriterEvent::Forgotten(why) => {
+                assert_ne!(self.losses, Losses::Budget, "I12: {why}");
                 self.end_client(me);
             }
             WriterEvent::Broken(why) => panic!("client {me} is broken: {why}"),

@@ -338,10 +338,10 @@ impl World {
                 assert_eq!(run.tail(), marks.tail, "the buffer is not what the marks say");
                 let known = self.truth.marks.insert((at, node.incarnation, number), (marks, node.life));
                 if let Some((known, life)) = known.filter(|_| number.0 >= self.store.first_unarchived) {
-                    // A start at what is archived may be forgotten: nothing hangs on it.
+                    // What is archived need not be at rest here, and may be forgotten: nothing hangs on it.
                     let archived = node.replica.archived(number).map_or(Index(0), |at| at.end);
                     let grows = known.held <= marks.held.max(archived)
-                        && known.writer_tail <= marks.writer_tail
+                        && known.writer_tail <= marks.writer_tail.max(archived)
                         && (known.commit <= marks.commit || life != node.life);
                     assert!(grows, "I7: {} went from {known:?} to {marks:?}", node.id);
                 }

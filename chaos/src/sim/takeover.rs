@@ -18,6 +18,9 @@ use piculet_quorum::wire::message::{Address, Nodes, Proposal};
 use piculet_quorum::writer::Writer;
 use std::collections::BTreeMap;
 
+/// How long a recovery waits for members before whoever wants the log begins again.
+const TAKEOVER_TIMEOUT: u64 = 5_000 * MS;
+
 /// What a call to a node was for.
 #[derive(Clone, Debug)]
 enum Purpose {
@@ -53,6 +56,8 @@ pub(crate) struct TakingOver {
     proposal: Option<Proposal>,
     nodes: Nodes,
     recovery: Option<Recovery>,
+    /// When the recovery is given up, and the log looked at anew.
+    until: u64,
     calls: BTreeMap<u64, Purpose>,
     copy: Option<Copy>,
 }
@@ -67,6 +72,7 @@ impl TakingOver {
             proposal: None,
             nodes: Nodes::new(),
             recovery: None,
+            until: 0,
             calls: BTreeMap::new(),
             copy: None,
         }
@@ -137,7 +143,7 @@ impl World {
 
     /// What the log looks like: is the epoch mine yet, and what is to be done about its segments?
     fn takeover_looks(&mut self, me: ClientIx, view: LogView, nodes: Nodes) {
-        let now = self.time();
+        let (now, until) = (self.time(), self.now + TAKEOVER_TIMEOUT);
         let attempt = Nonce(u128::from(self.next_id + 1));
         let takeover = self.taking_over(me);
         if let Some(recovery) = &mut takeover.recovery {
@@ -180,6 +186,7 @@ impl World {
                     recovery.allow_loss(now, config, view.trim.clone());
                 }
                 takeover.recovery = Some(recovery);
+                takeover.until = until;
                 self.drive_recovery(me);
             }
             None if self.taking_over(me).park => self.end_client(me),
@@ -225,8 +232,12 @@ impl World {
     }
 
     pub(crate) fn takeover_wakes(&mut self, me: ClientIx) {
-        let now = self.time();
-        let Some(recovery) = &mut self.taking_over(me).recovery else {
+        let (now, at) = (self.time(), self.now);
+        let takeover = self.taking_over(me);
+        let Some(recovery) = takeover.recovery.as_mut().filter(|_| at < takeover.until) else {
+            takeover.recovery = None;
+            takeover.calls.clear();
+            takeover.copy = None;
             return self.look(me, SegmentNumber(0));
         };
         recovery.handle_timeout(now);

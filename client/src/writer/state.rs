@@ -407,7 +407,9 @@ impl Shared {
                 WriterEvent::Fenced(epoch) => self.stop(state, Stopped::Fenced(epoch)),
                 WriterEvent::Deleted => self.stop(state, Stopped::Deleted),
                 WriterEvent::Closed => self.stop(state, Stopped::Closed),
-                WriterEvent::Broken(why) => self.stop(state, Stopped::Broken(why)),
+                WriterEvent::Forgotten(why) | WriterEvent::Broken(why) => {
+                    self.stop(state, Stopped::Broken(why));
+                }
             }
         }
         if wake_links {

@@ -2,7 +2,7 @@
 
 use super::members::Segment;
 use super::{REFRESH, Writer, WriterEvent};
-use crate::ids::{NodeId, SegmentNumber};
+use crate::ids::{Level, NodeId, SegmentNumber};
 use crate::meta::{LogView, TxnOutcome};
 use crate::time::Time;
 use crate::wire::message::{NodeView, Proposal};
@@ -103,7 +103,9 @@ impl Writer {
         }
         let stuck = |segment: &&Segment| segment.draining() || segment.unsettled();
         let stuck = self.segments.iter().find(stuck).map(|segment| segment.number);
-        let short = self.segments.back().is_some_and(|segment| segment.short() && !self.closing);
+        // Whether the members of what is not settled have forgotten it is read too.
+        let short = self.segments.back().is_some_and(|segment| segment.short() && !self.closing)
+            || self.level != Level::Object && self.segments.iter().any(Segment::unsettled);
         let view = stuck.map(|number| (self.view_read.after(REFRESH), MetaRequest::View(number)));
         let nodes = short.then(|| (self.nodes_read.after(REFRESH), MetaRequest::Nodes));
         view.into_iter().chain(nodes).chain(self.archive_look()).min_by_key(|(at, _)| *at)

@@ -133,6 +133,9 @@ pub enum WriterEvent {
     Deleted,
     /// The writer has closed: everything is committed and the last segment sealed.
     Closed,
+    /// All members of a published segment have forgotten what was neither settled nor archived: it
+    /// can never be acknowledged. Whoever takes the log over records the loss.
+    Forgotten(String),
     /// The metadata contradict what this writer did: it stops rather than doing damage.
     Broken(String),
 }

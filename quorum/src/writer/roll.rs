@@ -323,9 +323,27 @@ impl Writer {
             segment.sealed = segment.sealed.map(|_| true);
         }
         self.advance_all(now);
+        if let Some(segment) = self.segments.iter().find(|segment| self.forgotten(segment)) {
+            let why = format!(
+                "segment {} cannot be settled: every member of it has forgotten what was not archived; open the log again, which records what is lost",
+                segment.number
+            );
+            return self.stop(WriterEvent::Forgotten(why));
+        }
         if matches!(self.roll, Roll::Checking { .. }) {
             self.refused_because(now, view);
         }
+    }
+
+    /// Whether nothing can settle a published end any more: no member is in the life that it was in,
+    /// and what they had archived before was in the view that has been read since.
+    fn forgotten(&self, segment: &Segment) -> bool {
+        let moved = |member: &Member| {
+            let now = self.nodes.get(&member.node).map(|node| node.incarnation(self.level).0);
+            now.is_some_and(|now| now > member.incarnation)
+        };
+        let ensemble = segment.record.as_ref().map_or(&[][..], |record| &record.value.ensemble);
+        segment.unsettled() && !ensemble.is_empty() && ensemble.iter().all(moved)
     }
 
     /// A proposal was refused: adopt it if it had landed after all, else try again with what the

@@ -91,7 +91,10 @@ impl State {
                 let (chain, segment) = (writing.chain, usize::try_from(number.0).expect("a few"));
                 self.wire.change(|wire| wire.sent(by, segment, chain).exists = true);
             }
-            WriterEvent::Fenced(_) | WriterEvent::Deleted | WriterEvent::Closed => {
+            WriterEvent::Fenced(_)
+            | WriterEvent::Deleted
+            | WriterEvent::Closed
+            | WriterEvent::Forgotten(_) => {
                 self.procs[by].change(|proc| *proc = Proc::Over);
             }
             WriterEvent::Broken(_) => {

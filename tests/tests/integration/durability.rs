@@ -174,7 +174,9 @@ fn kill_alone(stage: &mut Stage, at: usize) {
     stage.kill(at);
 }
 
-fn thaw_others(stage: &Stage, at: usize) {
+/// Starts it again. It says what it has forgotten before it serves; then the others go on.
+async fn restart_alone(stage: &mut Stage, at: usize) {
+    stage.restart(at).await;
     others(at).for_each(|other| stage.thaw(other));
 }
 
@@ -192,7 +194,6 @@ async fn reborn(stage: &Stage, at: usize, reason: &str, wrote: (Client, LogName,
     let warned = log.lines().find(|line| line.contains("WARN") && line.contains("begins a new life"));
     assert!(warned.is_some_and(|line| line.contains(reason)), "{log}");
     assert!(log.contains("forgotten here"), "{log}");
-    thaw_others(stage, at);
     appender.pump_until("three members", async |a| a.writer().status().members.len() == 3).await;
     let ledger = appender.close().await;
     ledger.check(&read_all(&client, &name).await);
@@ -217,7 +218,7 @@ async fn a_damaged_buffer_begins_a_new_life_and_says_why() {
         let mut bytes = fs::read(&arena).expect("the buffer is there");
         bytes[found + 50] ^= 1;
         fs::write(&arena, bytes).expect("it can be written");
-        stage.restart(1).await;
+        restart_alone(stage, 1).await;
         reborn(stage, 1, "is damaged", wrote).await;
     })
     .await;
@@ -238,7 +239,7 @@ async fn a_copied_buffer_is_found_out() {
         }
         settings["buffer"]["memory"]["dir"] = copy.display().to_string().into();
         fs::write(file, settings.to_string()).expect("it can be written");
-        stage.restart(2).await;
+        restart_alone(stage, 2).await;
         reborn(stage, 2, "is a copy", wrote).await;
         stage.kill(2);
     })

@@ -254,6 +254,48 @@ fn an_end_with_one_holder_is_looked_at_until_it_is_settled() {
     assert_eq!(bench.writer.committed(), Offset(3));
 }
 
+/// The nodes are looked at, and then the log.
+fn looked(bench: &mut Bench, view: LogView) {
+    bench.pass(Span::secs(3));
+    bench.hold = true;
+    bench.pass(Span::secs(3));
+    if bench.asked.last() == Some(&MetaRequest::Nodes) {
+        bench.answer(MetaReply::Nodes(bench.view_of_nodes()));
+        bench.pass(Span::secs(3));
+    }
+    assert_eq!(bench.asked.last(), Some(&MetaRequest::View(ZERO)));
+    bench.answer(MetaReply::View(Box::new(view)));
+    bench.hold = false;
+    bench.settle();
+}
+
+#[test]
+fn an_end_that_every_member_has_forgotten_stops_the_writer() {
+    let mut bench = one_holder();
+    for name in ["a", "b", "c"] {
+        assert!(!matches!(bench.events.last(), Some(WriterEvent::Forgotten(_))), "{name} may still have it");
+        bench.peer(name).incarnation = 2;
+        let view = bench.view(None);
+        looked(&mut bench, view);
+    }
+    let Some(WriterEvent::Forgotten(why)) = bench.events.last() else { panic!("{:?}", bench.events) };
+    assert!(why.contains("segment 0"), "{why}");
+    assert_eq!(bench.writer.committed(), Offset(0));
+}
+
+#[test]
+fn what_was_archived_before_every_member_forgot_it_is_safe() {
+    let mut bench = one_holder();
+    for name in ["a", "b", "c"] {
+        bench.peer(name).incarnation = 2;
+    }
+    let mut view = bench.view(None);
+    view.segments.get_mut(&ZERO).expect("the oldest").archived.end = Index(2);
+    looked(&mut bench, view);
+    assert_eq!(bench.writer.committed(), Offset(3));
+    assert!(!bench.events.iter().any(|event| matches!(event, WriterEvent::Forgotten(_))));
+}
+
 /// The log once its first segment is archived, trimmed and deleted.
 fn without_first(mut view: LogView) -> LogView {
     view.segments.remove(&ZERO);
