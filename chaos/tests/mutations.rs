@@ -74,7 +74,7 @@ const BUGS: [(Mutation, &[&str]); 19] = [
     (Mutation::GoesOnAfterSeal, &["I6"]),
     (Mutation::AcksUnsettled, &["I11", "I12"]),
     (Mutation::CountsUnsynced, &["I11", "I12"]),
-    (Mutation::LossBelowTrim, &["I10"]),
+    (Mutation::LossBelowTrim, &["I10", "liveness"]),
     (Mutation::HoldersUnguarded, &["I9"]),
     (Mutation::RollsBlindly, &["I4"]),
     (Mutation::SealsBlindly, &["I3", "I4", "tail"]),
