@@ -323,7 +323,9 @@ impl Writer {
             segment.sealed = segment.sealed.map(|_| true);
         }
         self.advance_all(now);
-        if let Some(segment) = self.segments.iter().find(|segment| self.forgotten(segment)) {
+        // A view may begin behind it, and then says nothing of what was archived.
+        let seen = |segment: &&Segment| view.segments.contains_key(&segment.number);
+        if let Some(segment) = self.segments.iter().filter(seen).find(|segment| self.forgotten(segment)) {
             let why = format!(
                 "segment {} cannot be settled: every member of it has forgotten what was not archived; open the log again, which records what is lost",
                 segment.number

@@ -296,6 +296,18 @@ fn what_was_archived_before_every_member_forgot_it_is_safe() {
     assert!(!bench.events.iter().any(|event| matches!(event, WriterEvent::Forgotten(_))));
 }
 
+#[test]
+fn a_view_that_begins_behind_a_segment_says_nothing_of_what_is_left_of_it() {
+    let mut bench = one_holder();
+    for name in ["a", "b", "c"] {
+        bench.peer(name).incarnation = 2;
+    }
+    let mut view = bench.view(None);
+    view.segments.clear();
+    looked(&mut bench, view);
+    assert!(!bench.events.iter().any(|event| matches!(event, WriterEvent::Forgotten(_))));
+}
+
 /// The log once its first segment is archived, trimmed and deleted.
 fn without_first(mut view: LogView) -> LogView {
     view.segments.remove(&ZERO);
