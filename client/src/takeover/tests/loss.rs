@@ -1,6 +1,6 @@
 //! Logs of which more has been lost than is made up for, or only what was never acknowledged.
 
-use super::{append, held};
+use super::{append, held, until_held};
 use crate::testing::{Cluster, Faults, node_id, numbered, soon, text};
 use crate::{Client, Error, Item, LogOptions, LogReader, ReadOptions, Start};
 use piculet_quorum::ids::{Chain, Epoch, Index, LogName, Offset, SegmentNumber, Timestamp};
@@ -35,12 +35,7 @@ async fn a_log_goes_on_with_what_is_left_where_its_settings_allow_that() {
     let (client, name) = cluster.client_and_log().await;
     let writer = soon(client.take_over(&name)).await.unwrap();
     append(&writer, &numbered("x", 0..5)).await;
-    soon(async {
-        while held(cluster.node("a")) < Index(5) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
+    until_held(&cluster, &["a"], 5).await;
     drop(writer);
     for reborn in ["b", "c"] {
         cluster.start_node(reborn);
@@ -101,12 +96,7 @@ async fn trimmed(cluster: &Cluster) -> LogName {
     let (client, name) = cluster.client_and_log().await;
     let writer = soon(client.take_over(&name)).await.unwrap();
     append(&writer, &numbered("x", 0..6)).await;
-    soon(async {
-        while held(cluster.node("a")) < Index(6) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
+    until_held(cluster, &["a"], 6).await;
     cluster.node("a").set_faults(Faults { forgetful: true, ..Faults::default() });
     append(&writer, &numbered("x", 6..10)).await;
     drop(writer);
@@ -199,22 +189,12 @@ async fn unsettled_in(cluster: &Cluster, epoch: Epoch, too: &[&str]) -> (Client,
     let (client, name) = cluster.client_and_log().await;
     let writer = soon(client.take_over(&name)).await.unwrap();
     append(&writer, &numbered("x", 0..3)).await;
-    soon(async {
-        while NODES.iter().any(|node| held(cluster.node(node)) < Index(3)) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
+    until_held(cluster, &NODES, 3).await;
     for forgetful in ["a", "b"] {
         cluster.node(forgetful).set_faults(Faults { forgetful: true, ..Faults::default() });
     }
     let appends: Vec<_> = numbered("x", 3..8).iter().map(|payload| writer.append(payload)).collect();
-    soon(async {
-        while held(cluster.node("c")) < Index(8) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
+    until_held(cluster, &["c"], 8).await;
     let (batches, at) = cluster.node("c").stored(ZERO);
     let log = writer.log();
     drop((appends, writer));

@@ -55,6 +55,16 @@ fn held(node: &Node) -> Index {
     node.stored(SegmentNumber(0)).1.end
 }
 
+/// Waits until each of these nodes holds everything below an index of the first segment.
+async fn until_held(cluster: &Cluster, nodes: &[&str], end: u64) {
+    soon(async {
+        while nodes.iter().any(|node| held(cluster.node(node)) < Index(end)) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_new_log_is_taken_over_and_again() {
     let cluster = Cluster::start(&["a", "b", "c"]);
@@ -115,12 +125,7 @@ async fn what_too_few_hold_is_copied() {
         cluster.node(forgetful).set_faults(Faults { forgetful: true, ..Faults::default() });
     }
     let appends: Vec<_> = numbered("x", 3..40).into_iter().map(|payload| writer.append(&payload)).collect();
-    soon(async {
-        while held(cluster.node("c")) < Index(40) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    })
-    .await;
+    until_held(&cluster, &["c"], 40).await;
     for node in ["a", "b"] {
         assert!(held(cluster.node(node)) < Index(40));
     }
