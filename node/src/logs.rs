@@ -25,7 +25,7 @@ use parking_lot::{Mutex, MutexGuard};
 use piculet_quorum::archiver::Archiver;
 use piculet_quorum::batch::BatchEnd;
 use piculet_quorum::ids::{Epoch, Index, Level, LogId, Revision, SegmentNumber};
-use piculet_quorum::meta::{Member, PartRow, SegmentRecord, StoreRevision, Versioned};
+use piculet_quorum::meta::{ConfigRecord, Member, PartRow, SegmentRecord, StoreRevision, Versioned};
 use piculet_quorum::producers::Producers;
 use piculet_quorum::replica::{Learned, Replica};
 use piculet_quorum::time::Time;
@@ -282,6 +282,10 @@ impl LogState {
     pub fn takes_producers(&mut self, core: &Core, log: LogId) -> bool {
         self.takes_producers = self.takes_producers || core.producers.lock().contains(&log);
         self.takes_producers
+    }
+
+    fn learn_config(&mut self, config: &ConfigRecord) {
+        self.takes_producers = self.takes_producers || config.producers;
     }
 
     /// The log's epoch as far as it is known here, and since when it is.

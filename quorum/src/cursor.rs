@@ -248,7 +248,10 @@ mod tests {
         let holders = vec![node("b")];
         let sealed = SegmentState::Sealed(Seal { at, by_epoch: Epoch(2), holders, settled: false });
         let state = if archived { SegmentState::Archived(at) } else { sealed };
-        SegmentRecord { loss: Some(Loss { from: Index(4), acknowledged: false }), ..record(state) }
+        SegmentRecord {
+            loss: Some(Loss { from: Index(4), acknowledged: false, beyond: false }),
+            ..record(state)
+        }
     }
 
     #[test]

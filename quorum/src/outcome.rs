@@ -165,7 +165,7 @@ mod tests {
         let lossy = |state, archived| {
             let mut view = view(state, archived);
             let record = &mut view.segments.get_mut(&NUMBER).expect("just put").record.value;
-            record.loss = Some(Loss { from: Index(5), acknowledged: false });
+            record.loss = Some(Loss { from: Index(5), acknowledged: false, beyond: false });
             outcomes(&view, [4, 5, 9])
         };
         assert_eq!(lossy(sealed(10, false), 0), [Undecided, NotAppended, NotAppended]);

@@ -134,7 +134,9 @@ impl World {
                 Write::Put(_, Record::Trim(record)) => {
                     assert!(record.trim_offset >= trim, "I10: the trim offset falls");
                     // A loss may take back what was visible. The offsets stay taken.
-                    let visible = self.truth.seen_to().max(self.store.now.log().value.next_base.0);
+                    let taken = self.store.now.log().value.next_base.0;
+                    let taken = if self.losses == Losses::Any { taken } else { 0 };
+                    let visible = self.truth.seen_to().max(taken);
                     let sound = record.trim_offset == trim || record.trim_offset.0 <= visible;
                     assert!(sound, "I10: trimmed beyond what is visible");
                 }

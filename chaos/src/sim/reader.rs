@@ -177,7 +177,8 @@ impl World {
             let loss = record.loss.expect("T6: a loss is never taken back");
             assert!(loss.from <= known, "T6: the loss of segment {number} was raised");
             let end = record.state.end().expect("a loss is of a sealed segment").end;
-            if loss.acknowledged {
+            let at_end = reader.next >= Offset::of(record.base, end).0;
+            if loss.acknowledged && (loss.beyond || !at_end) {
                 reader.told.insert(number);
                 self.run.told_of_loss += 1;
             }

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::options::ClientOptions;
 use crate::pool::{CallError, Pool};
 use piculet_quorum::ids::{Chain, LogId, LogName, NodeId, Offset, SegmentNumber, Timestamp};
-use piculet_quorum::meta::{LogView, Member, SegmentRecord, SegmentState, SegmentView};
+use piculet_quorum::meta::{LogView, Loss, Member, SegmentRecord, SegmentState, SegmentView};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -288,15 +288,12 @@ impl Reading {
             return Err(Error::Damaged { segment: at.segment, index: end, what }.into());
         };
         let from = from.max(self.floor).min(to);
-        // Of what was acknowledged nobody may know how far it went: that concerns also who has read to
-        // the end, or wants nothing from before it.
-        let gap = if loss.acknowledged {
-            Item::LossPossible { from, to }
-        } else if from < to {
-            Item::Skipped { from, to }
-        } else {
-            // All of it had been read before it was lost.
-            return Ok(());
+        // What may have lain beyond the end concerns also who has read to the end, or wants nothing
+        // from before it. Of anything else nothing is missing to who had read it before it was lost.
+        let gap = match loss {
+            Loss { beyond: false, .. } if from == to => return Ok(()),
+            Loss { acknowledged: true, .. } => Item::LossPossible { from, to },
+            Loss { acknowledged: false, .. } => Item::Skipped { from, to },
         };
         self.out.send(Piece::Gap(gap)).await.map_err(|_| Stop::Dropped)
     }

@@ -125,7 +125,7 @@ fn begin(record: &SegmentRecord, offset: Offset) -> Option<Index> {
     if record.base == offset {
         return Some(Index(0));
     }
-    let lossy = record.loss.is_some_and(|loss| loss.acknowledged);
+    let lossy = record.loss.is_some_and(|loss| loss.beyond);
     let end = record.state.end().filter(|_| lossy)?.end;
     record.kept().filter(|_| Offset::checked_of(record.base, end) == Some(offset))
 }

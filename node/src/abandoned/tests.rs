@@ -280,7 +280,7 @@ async fn what_a_sole_holder_took_with_it_is_given_up_by_those_who_are_left() {
         assert!(Instant::now() < deadline, "{record:?}");
         sleep(Duration::from_millis(20)).await;
     };
-    assert_eq!(record.loss, Some(Loss { from: Index(1), acknowledged: false }));
+    assert_eq!(record.loss, Some(Loss { from: Index(1), acknowledged: false, beyond: false }));
     assert_eq!(record.state.end().map(|at| at.end), Some(end));
     let row = fixture.snapshot().await.row(writer.log, writer.number).unwrap();
     let parts: Vec<_> = row.parts.iter().map(|(first, part)| (first.0, part.value.skip)).collect();

@@ -4,7 +4,7 @@
 use super::steps::{Worked, report, settle};
 use super::upload::UploadError;
 use crate::core::Core;
-use crate::producers;
+use crate::producers::{self, TableError};
 use piculet_quorum::batch::{BatchEnd, Place};
 use piculet_quorum::ids::{LogId, SegmentNumber};
 use piculet_quorum::meta::part::RecordPart;
@@ -21,12 +21,10 @@ pub(crate) async fn complete(core: &Core, log: LogId, number: SegmentNumber) -> 
 async fn try_complete(core: &Core, log: LogId, number: SegmentNumber) -> Result<bool, UploadError> {
     let key = Key::Segment(log, number);
     let now = core.meta.read(std::slice::from_ref(&key), &[Range::Parts(log, number)]).await?;
-    // Damage is reported by whoever holds the segment, or reads it.
-    let (Some(read), Ok(row)) = (now.segment(&key), now.row(log, number)) else { return Ok(true) };
+    let Some(read) = now.segment(&key) else { return Ok(true) };
     let segment = &read.value;
-    if row.check(log, number, segment).is_err() {
-        return Ok(true);
-    }
+    let row = now.row(log, number).map_err(|first| TableError::Damaged { log, segment: number, first })?;
+    row.check(log, number, segment)?;
     let SegmentState::Sealed(seal) = &segment.state else { return Ok(true) };
     let (begins, at) = (row.end(segment), seal.at);
     if segment.loss.is_none() || segment.kept() != Some(begins.end) || begins.end == at.end {

@@ -40,9 +40,10 @@ impl Job {
         let (trying, result) = match self {
             Self::Stand(lease) => ("to be elected uploader", stand(core, log, number, lease).await),
             Self::Resign(revision) => ("to resign as uploader", resign(core, log, number, revision).await),
-            Self::Mark(read, archived) => {
-                ("to mark a segment archived", mark(core, log, number, &read, archived).await)
-            }
+            Self::Mark(read, archived) => match mark(core, log, number, &read, archived).await {
+                Ok(false) => return Worked::No,
+                result => ("to mark a segment archived", result.map(drop)),
+            },
             Self::Skip => return skip::complete(core, log, number).await,
             Self::Upload(upload) => return report(core, log, number, upload.run(core, log, number).await),
         };
@@ -131,17 +132,22 @@ async fn resign(core: &Core, log: LogId, number: SegmentNumber, mine: Revision) 
     Ok(())
 }
 
+/// Returns whether anything has changed: a record that is damaged meanwhile is left alone, and stays as
+/// it was known.
 async fn mark(
     core: &Core,
     log: LogId,
     number: SegmentNumber,
     read: &Versioned<SegmentRecord>,
     archived: Index,
-) -> Result<(), MetaError> {
+) -> Result<bool, MetaError> {
     // The parts that are there are seen at one moment, and none goes without its segment.
-    let Some(txn) = part::mark_archived(log, number, read, archived) else { return Ok(()) };
+    let Some(txn) = part::mark_archived(log, number, read, archived) else { return Ok(true) };
     if settle(core, log, number, &txn).await?.is_some() {
         core.refresh_segment(log, number).await?;
+        return Ok(true);
     }
-    Ok(())
+    let Some(slot) = core.logs.get(log) else { return Ok(true) };
+    let state = slot.lock();
+    Ok(state.segments.get(&number).is_none_or(|local| local.record.revision != read.revision))
 }

@@ -10,7 +10,7 @@ use piculet_quorum::batch::{BatchEnd, Place};
 use piculet_quorum::ids::{Chain, Index, LogId, SegmentNumber};
 use piculet_quorum::limits::PART_BYTES_MAX;
 use piculet_quorum::meta::part::RecordPart;
-use piculet_quorum::meta::{PartRecord, PartRow, SegmentEnd, SegmentRecord, SegmentState, Versioned};
+use piculet_quorum::meta::{Damage, PartRecord, PartRow, SegmentEnd, SegmentRecord, SegmentState, Versioned};
 use piculet_quorum::producers::Producers;
 use piculet_storage::part::{self, PART_ENCODER};
 use piculet_storage::{EncodedPart, ObjectError, PartError, PartHeader, Run};
@@ -47,6 +47,9 @@ pub(super) enum UploadError {
         "the part from index {first} on was not recorded, and the metadata have not changed since they were read"
     )]
     Unrecorded { first: Index },
+    /// The records of the segment and its parts are damaged.
+    #[error(transparent)]
+    Damaged(#[from] Damage),
     /// The records contradict each other.
     #[error("{0}; nothing was uploaded")]
     Producers(TableError),

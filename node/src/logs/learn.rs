@@ -144,6 +144,8 @@ impl Core {
         let slot = self.logs.get_or_create(self, log, level(&snapshot, log));
         if let Some(config) = snapshot.config(&Key::Config(log)) {
             self.learn_config(log, &config.value);
+            // A snapshot of everything may come late, without these settings: the log itself keeps it.
+            slot.lock().learn_config(&config.value);
         }
         self.learn_segments(&snapshot);
         self.learn_log(snapshot.at, log, &record.value);

@@ -291,7 +291,10 @@ mod tests {
         let ended = LogRecord { next_base: Offset(4), ..now.log(&log_key).unwrap().value };
         let seal = Txn::default().put(key.clone(), Record::Segment(record.clone()));
         applied(&fixture.meta, &seal.put(log_key, Record::Log(ended))).await;
-        let lost = SegmentRecord { loss: Some(Loss { from: Index(0), acknowledged: false }), ..record };
+        let lost = SegmentRecord {
+            loss: Some(Loss { from: Index(0), acknowledged: false, beyond: false }),
+            ..record
+        };
         let part = PartRecord { at, bytes: 1, encoder: 1, skip: true };
         meta.land_behind_the_next_read(
             Txn::default()

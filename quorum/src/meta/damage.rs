@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn what_the_protocol_writes_is_sound() {
-        let loss = |from| Some(Loss { from: Index(from), acknowledged: false });
+        let loss = |from| Some(Loss { from: Index(from), acknowledged: false, beyond: false });
         for sound in [
             record(SegmentState::Open),
             record(sealed(20)),
@@ -308,7 +308,8 @@ mod tests {
                 edit(seal);
             })
         };
-        let (a, loss) = (member("a", 1), |from| Some(Loss { from: Index(from), acknowledged: true }));
+        let (a, loss) =
+            (member("a", 1), |from| Some(Loss { from: Index(from), acknowledged: true, beyond: false }));
         for (damaged, what) in [
             (ensemble(Level::Memory, &[]), "has 0 members at level memory, expected 2 to 3"),
             (ensemble(Level::Disk, std::slice::from_ref(&a)), "has 1 members at level disk, expected 2 to 3"),

@@ -116,10 +116,12 @@ impl RecordLoss {
         let Some(from) = self.from() else { return self.record.value.clone() };
         let holders = self.answers.iter().filter(|answered| answered.held >= from);
         let holders = holders.map(|answered| answered.node.clone()).collect();
-        let before = self.record.value.loss.is_some_and(|loss| loss.acknowledged);
+        let before = self.record.value.loss;
+        let acknowledged = self.allowed.is_some() || before.is_some_and(|loss| loss.acknowledged);
+        let beyond = before.is_some_and(|loss| loss.beyond);
         SegmentRecord {
             state: SegmentState::Sealed(Seal { holders, settled: false, ..seal.clone() }),
-            loss: Some(Loss { from, acknowledged: before || self.allowed.is_some() }),
+            loss: Some(Loss { from, acknowledged, beyond }),
             ..self.record.value.clone()
         }
     }
@@ -289,7 +291,7 @@ mod tests {
         assert_eq!(proposal.check(&Snapshot::default()), Ok(()));
         assert!(!proposal.needs_leave());
         let record = proposal.segment_record();
-        assert_eq!(record.loss, Some(Loss { from: Index(30), acknowledged: false }));
+        assert_eq!(record.loss, Some(Loss { from: Index(30), acknowledged: false, beyond: false }));
         let SegmentState::Sealed(seal) = &record.state else { panic!("{record:?}") };
         assert_eq!((seal.at.end, seal.settled, &seal.holders[..]), (Index(50), false, &[node("b")][..]));
         let archived = edited(|p| p.archived = Index(40));
@@ -369,7 +371,10 @@ mod tests {
         assert!(two(None).needs_leave() && refused(&two(None)));
         let allowed = two(Some(Revision(8)));
         assert!(!refused(&allowed));
-        assert_eq!(allowed.segment_record().loss, Some(Loss { from: Index(20), acknowledged: true }));
+        assert_eq!(
+            allowed.segment_record().loss,
+            Some(Loss { from: Index(20), acknowledged: true, beyond: false })
+        );
         let settled = |allowed| {
             edited(|p| {
                 seal(p).settled = true;
@@ -392,7 +397,7 @@ mod tests {
     fn a_loss_is_lowered_and_never_raised() {
         let again = |from, acknowledged| {
             edited(|p| {
-                p.record.value.loss = Some(Loss { from: Index(from), acknowledged });
+                p.record.value.loss = Some(Loss { from: Index(from), acknowledged, beyond: false });
                 p.moved.push((node("b"), Revision(2)));
                 p.answers.remove(0);
                 p.allowed = Some(Revision(8));
@@ -401,7 +406,10 @@ mod tests {
         assert!(refused(&again(20, false)) && refused(&again(15, false)));
         let lower = again(30, false);
         assert!(!refused(&lower));
-        assert_eq!(lower.segment_record().loss, Some(Loss { from: Index(20), acknowledged: true }));
+        assert_eq!(
+            lower.segment_record().loss,
+            Some(Loss { from: Index(20), acknowledged: true, beyond: false })
+        );
     }
 
     #[test]

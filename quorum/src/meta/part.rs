@@ -149,7 +149,7 @@ mod tests {
             level: Level::Memory,
             ensemble: vec![],
             state: SegmentState::Sealed(seal),
-            loss: Some(Loss { from: Index(4), acknowledged: false }),
+            loss: Some(Loss { from: Index(4), acknowledged: false, beyond: false }),
         };
         RecordPart {
             log: LogId(1),

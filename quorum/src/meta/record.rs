@@ -185,13 +185,15 @@ pub struct SegmentRecord {
 /// What is lost of a sealed segment: nobody has it, and nobody is ever shown it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Loss {
-    /// From here to the segment's end its entries are lost. It may only fall. When what was
-    /// acknowledged may be among them, more may have lain beyond the end: a segment of which nobody
-    /// knows any more how far it went is sealed at what is left of it (then this is the end itself),
-    /// or, when the log had been trimmed beyond that, at the trim offset.
+    /// From here to the segment's end its entries are lost. It may only fall.
     pub from: Index,
     /// Whether acknowledged entries may be among what is lost. If not, none of it ever was.
     pub acknowledged: bool,
+    /// Whether more may have lain beyond the end: a segment of which nobody knows any more how far it
+    /// went is sealed at what is left of it (then `from` is the end itself), or, when the log had been
+    /// trimmed beyond that, at the trim offset. Its offsets beyond the end are given out again.
+    #[serde(default)]
+    pub beyond: bool,
 }
 
 /// Where a segment is in its life; it only moves forward.

@@ -111,7 +111,8 @@ impl SealOne {
             let holders = self.holders.iter().map(|(node, _)| node.clone()).collect();
             SegmentState::Sealed(Seal { at: self.at, by_epoch, holders, settled: self.settled() })
         };
-        let loss = self.allowed_loss.as_ref().map(|loss| Loss { from: loss.from, acknowledged: true });
+        let loss =
+            self.allowed_loss.as_ref().map(|loss| Loss { from: loss.from, acknowledged: true, beyond: true });
         SegmentRecord { state, loss, ..self.read.value.clone() }
     }
 }
@@ -500,7 +501,7 @@ mod tests {
         assert_eq!(short.check(&Snapshot::default()), Ok(()));
         let txn = short.txn();
         assert!(txn.compares.contains(&(Key::Config(LogId(7)), Revision(8))));
-        let loss = Some(Loss { from: Index(50), acknowledged: true });
+        let loss = Some(Loss { from: Index(50), acknowledged: true, beyond: true });
         let lossy =
             |w: &Write| matches!(w, Write::Put(_, Record::Segment(s)) if s.loss == loss && s.settled());
         assert!(txn.writes.iter().any(lossy), "{txn:?}");
@@ -553,7 +554,7 @@ mod tests {
         let one = seal(&mut trimmed()).clone();
         assert_eq!((one.kept(), one.settled()), (Index(50), true));
         let record = one.record(Epoch(2));
-        let loss = Some(Loss { from: Index(50), acknowledged: true });
+        let loss = Some(Loss { from: Index(50), acknowledged: true, beyond: true });
         assert_eq!((record.loss, record.kept(), record.settled()), (loss, Some(Index(50)), true));
         let archived = |archived| {
             let mut proposal = trimmed();

@@ -39,7 +39,7 @@ pub fn delete_first_segment(
 ) -> Option<Txn> {
     let SegmentState::Archived(at) = &segment.value.state else { return None };
     let (end, trimmed) = (segment.value.base.plus(at.end.0), trim.value.trim_offset);
-    let lossy = segment.value.loss.is_some_and(|loss| loss.acknowledged);
+    let lossy = segment.value.loss.is_some_and(|loss| loss.beyond);
     let kept = end > trimmed || lossy && end == trimmed;
     if kept && !on(Mutation::DeletesUntrimmed) {
         return None;
@@ -86,9 +86,10 @@ mod tests {
 
     #[test]
     fn a_loss_behind_the_trim_offset_is_told_until_the_log_is_trimmed_further() {
-        let lossy =
-            |trim_offset, acknowledged| is_deleted(trim_offset, Some(Loss { from: Index(20), acknowledged }));
-        assert!(!lossy(150, true) && lossy(151, true));
-        assert!(lossy(150, false), "nothing behind the end is lost");
+        let lossy = |trim_offset, acknowledged, beyond| {
+            is_deleted(trim_offset, Some(Loss { from: Index(20), acknowledged, beyond }))
+        };
+        assert!(!lossy(150, true, true) && lossy(151, true, true));
+        assert!(lossy(150, true, false) && lossy(150, false, false), "nothing behind the end is lost");
     }
 }

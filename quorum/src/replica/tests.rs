@@ -433,7 +433,7 @@ fn a_loss_is_learned_of_a_sealed_segment_and_only_lowered() {
     let (mut replica, _) = written(4);
     replica.fence(&address(4, 1)).expect("the takeover's epoch");
     let lossy = |from| {
-        let loss = crate::meta::Loss { from: Index(from), acknowledged: false };
+        let loss = crate::meta::Loss { from: Index(from), acknowledged: false, beyond: false };
         SegmentRecord { loss: Some(loss), ..record(sealed(20, false)) }
     };
     replica.learn_segment(ZERO, &record(sealed(20, false)), at(0));

@@ -54,7 +54,7 @@ async fn a_log_goes_on_with_what_is_left_where_its_settings_allow_that() {
     soon(client.set_allow_loss(&name, true)).await.unwrap();
     let writer = soon(client.take_over(&name)).await.unwrap();
     assert_eq!(soon(writer.append("y0")).await.unwrap(), Offset(5));
-    assert_eq!(first().record.value.loss, Some(Loss { from: Index(5), acknowledged: true }));
+    assert_eq!(first().record.value.loss, Some(Loss { from: Index(5), acknowledged: true, beyond: true }));
     let mut expected = numbered("x", 0..5);
     expected.extend(["(loss possible 5 5)".to_owned(), "y0".to_owned()]);
     assert_eq!(items(&client, &name, Start::Earliest).await, expected);
@@ -120,7 +120,7 @@ async fn offsets_that_are_trimmed_are_not_given_out_again_when_what_lay_there_is
             let meta = cluster.shared.meta.lock();
             meta.segment(meta.log(), ZERO).unwrap().record.value
         };
-        assert_eq!(record.loss, Some(Loss { from: Index(left), acknowledged: true }));
+        assert_eq!(record.loss, Some(Loss { from: Index(left), acknowledged: true, beyond: true }));
         assert_eq!(record.state.end().map(|at| at.end), Some(Index(8)));
         let expected = ["(loss possible 8 8)", "y0"];
         assert_eq!(items(&client, &name, Start::Earliest).await, expected, "offsets 8 and 9 were lost too");
@@ -145,8 +145,8 @@ async fn a_log_without_a_writer_tells_whoever_reads_what_there_is_of_a_loss() {
 
 #[tokio::test]
 async fn a_reader_that_had_read_what_is_lost_is_told_where_the_log_goes_on() {
-    // Up to where the segment ends now, and further.
-    for read in [8, 10] {
+    // Up to where the segment ends now, and further. Where nothing was beyond, nothing is missing.
+    for (read, beyond) in [(8, true), (10, true), (8, false)] {
         let cluster = Cluster::start(&NODES);
         let (client, name) = cluster.client_and_log().await;
         let writer = soon(client.take_over(&name)).await.unwrap();
@@ -161,7 +161,7 @@ async fn a_reader_that_had_read_what_is_lost_is_told_where_the_log_goes_on() {
             // Of a log that is trimmed to 8, with 6 entries left.
             let at = SegmentEnd { end: Index(8), chain: Chain(6), last_timestamp: Timestamp(0) };
             let seal = Seal { at, by_epoch: Epoch(2), holders: vec![], settled: true };
-            let loss = Some(Loss { from: Index(6), acknowledged: true });
+            let loss = Some(Loss { from: Index(6), acknowledged: true, beyond });
             let segment = meta.segment(log, ZERO).unwrap().record.value;
             let segment = SegmentRecord { state: SegmentState::Sealed(seal), loss, ..segment };
             let record = meta.record(log).value;
@@ -171,8 +171,10 @@ async fn a_reader_that_had_read_what_is_lost_is_told_where_the_log_goes_on() {
             meta.put(Key::Log(log), Record::Log(record));
         }
         cluster.shared.changed();
-        let item = soon(reader.next_item()).await.unwrap().unwrap();
-        assert_eq!(item, Item::LossPossible { from: Offset(8), to: Offset(8) });
+        if beyond {
+            let item = soon(reader.next_item()).await.unwrap().unwrap();
+            assert_eq!(item, Item::LossPossible { from: Offset(8), to: Offset(8) });
+        }
         let writer = soon(client.take_over(&name)).await.unwrap();
         assert_eq!(soon(writer.append("y0")).await.unwrap(), Offset(8));
         assert_eq!(crate::testing::read_some(&mut reader, 1).await, ["y0"]);
@@ -228,7 +230,7 @@ async fn what_a_sole_holder_took_with_it_was_never_acknowledged_and_is_passed_ov
     cluster.shared.meta.lock().lose_answers = 1;
     soon(client.record_loss(log, ZERO)).await.unwrap();
     let record = cluster.shared.meta.lock().segment(log, ZERO).unwrap().record.value;
-    assert_eq!(record.loss, Some(Loss { from: Index(3), acknowledged: false }));
+    assert_eq!(record.loss, Some(Loss { from: Index(3), acknowledged: false, beyond: false }));
     assert!(!record.settled());
     assert!(!soon(client.record_loss(log, ZERO)).await.unwrap(), "there is nothing more to lose");
     // Members that were fenced for it never show what they may still be sent.
@@ -283,7 +285,7 @@ async fn who_is_left_is_fenced_before_a_loss_is_recorded() {
         assert_eq!(loss(), None, "b may have more");
         cluster.node("b").set_faults(Faults::default());
         assert!(soon(client.record_loss(log, ZERO)).await.unwrap());
-        assert_eq!(loss(), Some(Loss { from: Index(3), acknowledged: false }));
+        assert_eq!(loss(), Some(Loss { from: Index(3), acknowledged: false, beyond: false }));
         assert_eq!(cluster.shared.meta.lock().record(log).value.epoch, Epoch(2));
         for left in ["a", "b"] {
             let opened = cluster.node(left).reopen(ZERO);
@@ -326,7 +328,7 @@ async fn a_loss_before_the_last_segment_of_a_closed_log_is_recorded_and_leaves_i
         let meta = cluster.shared.meta.lock();
         (meta.segment(log, ZERO).unwrap().record.value, meta.record(log).value)
     };
-    assert_eq!(segment.loss, Some(Loss { from: Index(3), acknowledged: false }));
+    assert_eq!(segment.loss, Some(Loss { from: Index(3), acknowledged: false, beyond: false }));
     assert_eq!((record.epoch, record.holder), (Epoch(2), None));
     for node in NODES {
         cluster.node(node).set_faults(Faults::default());
@@ -346,7 +348,7 @@ async fn a_loss_begins_behind_what_is_at_rest() {
     let (client, log) = (cluster.client().await, cluster.shared.meta.lock().log());
     assert!(soon(client.record_loss(log, ZERO)).await.unwrap());
     let record = cluster.shared.meta.lock().segment(log, ZERO).unwrap().record.value;
-    assert_eq!(record.loss, Some(Loss { from: Index(3), acknowledged: false }));
+    assert_eq!(record.loss, Some(Loss { from: Index(3), acknowledged: false, beyond: false }));
 }
 
 #[tokio::test]

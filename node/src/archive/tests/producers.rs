@@ -161,7 +161,7 @@ async fn a_recorded_loss_ends_the_wait_for_the_segment_before() {
     let mut lost = read.value.clone();
     let SegmentState::Sealed(seal) = &mut lost.state else { panic!("{:?}", lost.state) };
     seal.settled = false;
-    lost.loss = Some(Loss { from: kept, acknowledged: false });
+    lost.loss = Some(Loss { from: kept, acknowledged: false, beyond: false });
     let record = Txn::default().when(key.clone(), read.revision).put(key, Record::Segment(lost));
     applied(&site.fixture.meta, &record).await;
     assert_eq!(complete(&site.b.0, log, SegmentNumber(0)).await, Worked::Yes);
