@@ -93,8 +93,11 @@ impl World {
         if older.any(|(_, segment)| !segment.record.value.settled()) {
             return Stage::Waiting { number, index, offset, cursor };
         }
-        let Some(segment) = view.segments.get(&number).filter(|_| index > Index(0)) else {
+        if index == Index(0) {
             return self.tail_found(offset);
+        }
+        let Some(segment) = view.segments.get(&number) else {
+            return self.tail_found(offset.min(view.base_behind(number)));
         };
         let record = &segment.record.value;
         let new = || Box::new(Cursor::new(number, record, segment.archived, Index(0)));

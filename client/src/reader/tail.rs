@@ -97,8 +97,10 @@ impl<'a> Search<'a> {
         self.settled_before(number).await?;
         while index > Index(0) {
             let view = self.view(Some(number)).await?;
-            // What was trimmed has been archived.
-            let Some(segment) = view.segments.get(&number) else { break };
+            // What was trimmed has been archived, as far as it was not cut off before.
+            let Some(segment) = view.segments.get(&number) else {
+                return Ok(tail.offset.min(view.base_behind(number)));
+            };
             let record = &segment.record.value;
             let mut cursor = Cursor::new(number, record, segment.archived, Index(0));
             if !reaches(&cursor, index) {
@@ -307,38 +309,49 @@ mod tests {
 
     #[tokio::test]
     async fn a_tail_that_is_cut_off_is_not_waited_for() {
-        let cluster = Cluster::start(&NODES);
-        let (client, name) = cluster.client_and_log().await;
-        let writer = soon(client.take_over(&name)).await.unwrap();
-        for payload in numbered("x", 0..3) {
-            soon(writer.append(&payload)).await.unwrap();
+        for deleted in [false, true] {
+            let cluster = Cluster::start(&NODES);
+            let (client, name) = cluster.client_and_log().await;
+            let writer = soon(client.take_over(&name)).await.unwrap();
+            for payload in numbered("x", 0..3) {
+                soon(writer.append(&payload)).await.unwrap();
+            }
+            for node in NODES {
+                has(&cluster, node, Index(3)).await;
+            }
+            for forgetful in ["a", "b"] {
+                cluster.node(forgetful).set_faults(Faults { forgetful: true, ..Faults::default() });
+            }
+            let append = writer.append("x3");
+            has(&cluster, "c", Index(4)).await;
+            let (log, at) = (writer.log(), cluster.node("a").stored(SegmentNumber(0)).1);
+            drop((append, writer));
+            // That leaves c to be asked, and what it alone has is the tail.
+            cluster.node("a").set_faults(Faults { mute: true, ..Faults::default() });
+            let before = cluster.node("c").marks_asked();
+            let meanwhile = async {
+                // Once for the tail; when it is asked again, the tail is being waited for.
+                asked(&cluster, "c", before + 2).await;
+                let mut meta = cluster.shared.meta.lock();
+                let record = meta.segment(log, SegmentNumber(0)).unwrap().record.value;
+                let holders = vec![node_id("a"), node_id("b")];
+                let state = SegmentState::Sealed(Seal { at, by_epoch: Epoch(2), holders, settled: true });
+                meta.put(
+                    Key::Segment(log, SegmentNumber(0)),
+                    Record::Segment(SegmentRecord { state, ..record }),
+                );
+                let of_log = meta.record(log).value;
+                let next_segment = SegmentNumber(1);
+                let ended = LogRecord { next_base: Offset(3), next_segment, ..of_log };
+                meta.put(Key::Log(log), Record::Log(ended));
+                if deleted {
+                    // It was trimmed at once.
+                    meta.delete(&Key::Segment(log, SegmentNumber(0)));
+                }
+            };
+            let (tail, ()) = soon(async { tokio::join!(client.check_tail(&name), meanwhile) }).await;
+            assert_eq!(tail.unwrap(), Offset(3), "deleted: {deleted}");
         }
-        for node in NODES {
-            has(&cluster, node, Index(3)).await;
-        }
-        for forgetful in ["a", "b"] {
-            cluster.node(forgetful).set_faults(Faults { forgetful: true, ..Faults::default() });
-        }
-        let append = writer.append("x3");
-        has(&cluster, "c", Index(4)).await;
-        let (log, at) = (writer.log(), cluster.node("a").stored(SegmentNumber(0)).1);
-        drop((append, writer));
-        // That leaves c to be asked, and what it alone has is the tail.
-        cluster.node("a").set_faults(Faults { mute: true, ..Faults::default() });
-        let before = cluster.node("c").marks_asked();
-        let meanwhile = async {
-            // Once for the tail; when it is asked again, the tail is being waited for.
-            asked(&cluster, "c", before + 2).await;
-            let mut meta = cluster.shared.meta.lock();
-            let record = meta.segment(log, SegmentNumber(0)).unwrap().record.value;
-            let holders = vec![node_id("a"), node_id("b")];
-            let state = SegmentState::Sealed(Seal { at, by_epoch: Epoch(2), holders, settled: true });
-            meta.put(Key::Segment(log, SegmentNumber(0)), Record::Segment(SegmentRecord { state, ..record }));
-            let of_log = meta.record(log).value;
-            meta.put(Key::Log(log), Record::Log(LogRecord { next_base: Offset(3), ..of_log }));
-        };
-        let (tail, ()) = soon(async { tokio::join!(client.check_tail(&name), meanwhile) }).await;
-        assert_eq!(tail.unwrap(), Offset(3));
     }
 
     #[tokio::test]

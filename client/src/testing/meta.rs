@@ -120,6 +120,11 @@ impl Meta {
         self.snapshot.records.insert(key, Versioned { revision: Revision(self.revision), value: record });
     }
 
+    pub(crate) fn delete(&mut self, key: &Key) {
+        self.revision += 1;
+        self.snapshot.records.remove(key);
+    }
+
     pub(super) fn propose(&mut self, txn: &Txn) -> Result<TxnOutcome, Refusal> {
         let lost = || Refusal::Unknown("lost, for the sake of the test".to_owned());
         if self.lose_requests > 0 {

@@ -163,6 +163,14 @@ impl LogView {
         self.trim.value.trim_offset
     }
 
+    /// Where the log goes on behind a segment that has been deleted: what was cut off from its end does
+    /// not count.
+    #[must_use]
+    pub fn base_behind(&self, number: SegmentNumber) -> Offset {
+        let next = self.segments.range(number..).next();
+        next.map_or(self.record.value.next_base, |(_, segment)| segment.record.value.base)
+    }
+
     /// The newest segment, when it is still open.
     #[must_use]
     pub fn open_segment(&self) -> Option<(SegmentNumber, &SegmentView)> {
